@@ -17,8 +17,11 @@ type Owner struct {
 	hash uint64
 }
 
-// NewOwner hashes o.
-func NewOwner(o lock.Owner) *Owner { return &Owner{Owner: o, hash: Hash(o)} }
+// OwnerOf is o with its hash.
+func OwnerOf(o lock.Owner) Owner { return Owner{Owner: o, hash: Hash(o)} }
+
+// NewOwner is OwnerOf, for items to point to.
+func NewOwner(o lock.Owner) *Owner { p := OwnerOf(o); return &p }
 
 // Hash is the hash of what makes an owner the same owner: nothing of it but
 // Client, ID and Semantics.

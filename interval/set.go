@@ -178,6 +178,28 @@ func (s *Set) First(r lock.Range, who Who, except *Owner) *Item {
 	return nil
 }
 
+// Only is the item of a set that has just one.
+func (s *Set) Only() (Item, bool) { return s.one, s.one.owner != nil }
+
+// At visits o's items whose range is exactly r, oldest first, until f returns
+// false.
+func (s *Set) At(o *Owner, r lock.Range, f func(*Item) bool) {
+	probe := NewItem(o, r, lock.Shared, 0, 0)
+	at := func(it *Item) bool { return !it.owner.Is(o) || it.Range() != r || f(it) }
+	if s.many == nil {
+		s.Each(at)
+		return
+	}
+	tree, ord := &s.many.main, byRange
+	if s.many.owners != nil {
+		tree, ord = s.many.owners, byOwner
+	}
+	k := ord.key(&probe)
+	ord.from(tree, &k, func(it *Item) bool {
+		return it.first == probe.first && it.last == probe.last && (ord == byRange || it.owner.hash == o.hash) && at(it)
+	})
+}
+
 // Each visits all items in order of (first, last, id) until f returns false.
 func (s *Set) Each(f func(*Item) bool) {
 	switch {
@@ -185,7 +207,8 @@ func (s *Set) Each(f func(*Item) bool) {
 		var zero key
 		byRange.from(&s.many.main, &zero, f)
 	case s.one.owner != nil:
-		f(&s.one)
+		it := s.one // a copy, so that the Set may live on a stack
+		f(&it)
 	default:
 		for i := range s.few {
 			if !f(&s.few[i]) {
@@ -241,8 +264,8 @@ func (s *Set) OfIn(o *Owner, a, b uint64, f func(*Item) bool) {
 	case s.many != nil:
 		overlapping(&s.many.main, a, b, func(it *Item) bool { return !in(it) || f(it) })
 	case s.one.owner != nil:
-		if in(&s.one) {
-			f(&s.one)
+		if it := s.one; in(&it) {
+			f(&it)
 		}
 	default:
 		for i := range s.few {

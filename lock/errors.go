@@ -20,6 +20,8 @@ var (
 	ErrConnectionLimit = errors.New("connection limit reached")
 	ErrUnknownClient   = errors.New("unknown client")
 	ErrRevoked         = errors.New("lock was revoked")
+	ErrCanceled        = errors.New("the wait was cancelled")                          // by Cancel
+	ErrReleased        = errors.New("the waiter's owner, client or file was released") // while it stood in line
 	ErrHalted          = errors.New("the log failed: nothing is acknowledged any more")
 	ErrClosed          = errors.New("lock manager is closed")
 )
@@ -109,6 +111,20 @@ func (e *RangeError) Error() string {
 
 // Is makes errors.Is(e, ErrRange) hold.
 func (e *RangeError) Is(target error) bool { return target == ErrRange }
+
+// NotFoundError says which lock was not there. It is [ErrNotFound].
+type NotFoundError struct {
+	File  FileKey
+	Owner Owner
+	Range Range
+}
+
+func (e *NotFoundError) Error() string {
+	return fmt.Sprintf("%v: %s does not hold %s of %q", ErrNotFound, e.Owner, e.Range, e.File)
+}
+
+// Is makes errors.Is(e, ErrNotFound) hold.
+func (e *NotFoundError) Is(target error) bool { return target == ErrNotFound }
 
 // InvalidError says which field of a call cannot be accepted, and why. It is
 // [ErrInvalid].

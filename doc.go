@@ -1,0 +1,51 @@
+// Package sneck is a lock manager that file servers embed: one table of
+// byte-range locks under every protocol that a server speaks, so that an NFS
+// client, an SMB client and a local program see each other's locks.
+//
+// # The model
+//
+// A file is a [lock.FileKey], an opaque name that lasts as long as the file. An
+// owner is a [lock.Owner]: a client, an id within it, and the semantics that
+// its ranges follow. A range is a [lock.Range]; a constructor per protocol does
+// the arithmetic. An owner holds a range in a mode, [lock.Shared] or
+// [lock.Exclusive].
+//
+//	            lock.NFS4Range(…)                     lock.SMBRange(…)
+//	NFSv4 ─────────────────────┐           ┌───────────────────── SMB
+//	                           ▼           ▼
+//	                ┌──────────────────────────────┐
+//	                │ one table: file → held ranges │──▶ log (Dir)
+//	                │            and who waits      │
+//	                └──────────────────────────────┘
+//	                           ▲           ▲
+//	NLM ───────────────────────┘           └──────────────────── FUSE
+//	            lock.NLM4Range(…)                     lock.FUSERange(…)
+//
+// Rules of POSIX and OFD owners: an owner never conflicts with itself; a new
+// lock takes the place of what the owner held on those bytes, merges with its
+// neighbours of the same mode, and a partial unlock splits. Rules of SMB
+// owners: locks stack, nothing merges, and an unlock names one lock exactly.
+// All conflict with all.
+//
+// # Waiting
+//
+// [Manager.TryLock] answers at once. [Manager.Lock] and [Manager.Enqueue] stand
+// in line; the call that frees the bytes grants whoever is next, in the same
+// step. Nobody is woken to try again.
+//
+// # Durability
+//
+// With a log directory, a call that returned without an error has its change on
+// stable storage: kill -9 at any instant loses nothing that was acknowledged.
+// After the next [Open] the locks are held by their owners as before, and the
+// epoch is higher. When the log cannot be written any more, the manager halts:
+// every change is refused with lock.ErrHalted, looking still works, and a new
+// Open finds everything that was acknowledged.
+//
+// # Concurrency
+//
+// Every file's state is an immutable value behind one pointer. Looking loads
+// it; changing computes the next state by a pure function and swaps it in. No
+// mutex is held on any path of a lock call, and a caller that stops anywhere
+// holds up nobody else.
+package sneck

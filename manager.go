@@ -1,0 +1,227 @@
+package sneck
+
+import (
+	"context"
+	"fmt"
+	"iter"
+
+	"sneck/lock"
+	"sneck/shard"
+	"sneck/wal"
+)
+
+// Manager is the lock table of a server. All methods may be called from any
+// number of goroutines. Methods that change something return when the change
+// is as durable as Options say.
+type Manager struct {
+	table *shard.Table
+	log   *wal.Log // nil: memory only
+	epoch uint64
+}
+
+// Close ends the manager: everybody in line gets ErrClosed, and so does every
+// later change. What is held stays in the log. Looking is still possible. Only
+// the first Close does anything.
+func (m *Manager) Close() error {
+	m.table.Fail(fmt.Errorf("sneck: %w", lock.ErrClosed))
+	if m.log == nil {
+		return nil
+	}
+	return m.log.Close()
+}
+
+func ready(r *lock.Request) error {
+	if err := r.Validate(); err != nil {
+		return err
+	}
+	if r.Reclaim {
+		return fmt.Errorf("%s on %s of %q: %w", r.Owner, r.Range, r.File, lock.ErrNoGrace)
+	}
+	return nil
+}
+
+// TryLock locks r at once or not at all: a [lock.ConflictError] says who is in
+// the way. It does not mind who stands in line for the same bytes.
+//
+// A POSIX or OFD owner's lock takes the place of whatever it held on these
+// bytes, and merges with its neighbours of the same mode; the result is the
+// whole range then held (POSIX fcntl). An SMB owner's lock is one more on its
+// stack (MS-FSA 2.1.5.8).
+//
+// It may fail with ErrConflict, ErrRange, ErrInvalid, ErrNoGrace, ErrHalted or
+// ErrClosed. ctx is not looked at: nothing is waited for but the log.
+func (m *Manager) TryLock(_ context.Context, r lock.Request) (lock.Held, error) {
+	if err := ready(&r); err != nil {
+		return lock.Held{}, err
+	}
+	return m.table.TryLock(r)
+}
+
+// TryLockAll locks all of rs, which must be of one file, or none: a later one
+// sees the earlier ones held. The results are in the order of rs; ranges that
+// merged are given as what they became. It fails as TryLock does, with the
+// first request that cannot be granted.
+func (m *Manager) TryLockAll(_ context.Context, rs []lock.Request) ([]lock.Held, error) {
+	for i := range rs {
+		if err := ready(&rs[i]); err != nil {
+			return nil, fmt.Errorf("request %d: %w", i, err)
+		}
+		if rs[i].File != rs[0].File {
+			return nil, &lock.InvalidError{Field: "File", Reason: fmt.Sprintf("request %d is of %q, request 0 of %q", i, rs[i].File, rs[0].File)}
+		}
+	}
+	if len(rs) == 0 {
+		return nil, nil
+	}
+	return m.table.TryLockAll(rs)
+}
+
+// Lock waits in line for r, behind everybody who came before and whom r would
+// keep out, unless r's owner already keeps that one out. If ctx ends while it
+// stands there it returns ctx's error, wrapped, and nothing remains; once the
+// lock is granted ctx has no say.
+//
+// It may fail with ctx's error, ErrCanceled (by Cancel), ErrReleased (the
+// owner, client or file was released meanwhile), ErrRange, ErrInvalid,
+// ErrNoGrace, ErrHalted or ErrClosed.
+func (m *Manager) Lock(ctx context.Context, r lock.Request) (lock.Held, error) {
+	if err := ready(&r); err != nil {
+		return lock.Held{}, err
+	}
+	return m.table.Lock(ctx, r, false)
+}
+
+// Enqueue is Lock without a goroutine that waits. Unless it fails itself, done
+// is called exactly once, on a goroutine of its own and possibly before Enqueue
+// returns: with the lock when it is granted and as durable as chosen, else with
+// an error as Lock has it. The id is the waiter's and then the lock's.
+func (m *Manager) Enqueue(r lock.Request, done func(lock.Held, error)) (lock.ID, error) {
+	if err := ready(&r); err != nil {
+		return 0, err
+	}
+	if done == nil {
+		return 0, &lock.InvalidError{Field: "done", Reason: "it is nil"}
+	}
+	return m.table.Enqueue(r, done)
+}
+
+// Cancel takes a waiter out of the line: it will never be granted, and is told
+// ErrCanceled. False: its outcome was already decided, or there is no such
+// waiter.
+func (m *Manager) Cancel(id lock.ID) bool { return m.table.Cancel(id) }
+
+// Unlock lets go of what o holds of r on f. For POSIX and OFD owners that may
+// be nothing, the middle of a range, or several ranges (fcntl, F_UNLCK). An SMB
+// owner must hold a lock on exactly r, else it is ErrNotFound; of several it is
+// an exclusive one, then the oldest (MS-FSA 2.1.5.9).
+//
+// It may fail with ErrNotFound, ErrRange, ErrInvalid, ErrHalted or ErrClosed.
+func (m *Manager) Unlock(_ context.Context, f lock.FileKey, o lock.Owner, r lock.Range) error {
+	if err := valid(f, o, r); err != nil {
+		return err
+	}
+	return m.table.Unlock(f, o, r)
+}
+
+// Upgrade turns o's shared lock on r into an exclusive one, waiting in line for
+// it. What o holds it keeps until then, and also if it is refused or cancelled.
+// It fails with ErrNotFound unless o holds all of r, with ErrDeadlock if another
+// owner is already waiting to upgrade bytes of r, since neither could ever be
+// granted, with ErrInvalid for SMB owners, who have no conversion, and else as
+// Lock does.
+func (m *Manager) Upgrade(ctx context.Context, f lock.FileKey, o lock.Owner, r lock.Range) (lock.Held, error) {
+	if err := valid(f, o, r); err != nil {
+		return lock.Held{}, err
+	}
+	if o.Semantics == lock.SMB {
+		return lock.Held{}, &lock.InvalidError{Field: "Owner.Semantics", Reason: "SMB locks are not converted: unlock and lock again"}
+	}
+	return m.table.Lock(ctx, lock.Request{File: f, Owner: o, Range: r, Mode: lock.Exclusive}, true)
+}
+
+func valid(f lock.FileKey, o lock.Owner, r lock.Range) error {
+	if err := f.Validate(); err != nil {
+		return err
+	}
+	if err := o.Validate(); err != nil {
+		return err
+	}
+	return r.ValidFor(o.Semantics)
+}
+
+// Test is the lock that is in r's way, if any: the first one, a copy. It
+// ignores who stands in line and what r's own owner holds. It waits for nobody
+// and allocates nothing. A request that is not valid has nothing in its way.
+func (m *Manager) Test(r lock.Request) (lock.Held, bool) { return m.table.Test(r) }
+
+// CheckIO is the lock that denies o to read or write r, if any. SMB locks deny
+// everybody: an exclusive one all I/O of others, a shared one every write, its
+// holder's too. POSIX and OFD locks are advisory to POSIX and OFD owners, but
+// deny SMB owners as SMB locks do (MS-FSA 2.1.4.10). It waits for nobody and
+// allocates nothing.
+func (m *Manager) CheckIO(f lock.FileKey, o lock.Owner, r lock.Range, write bool) (lock.Held, bool) {
+	return m.table.CheckIO(f, o, r, write)
+}
+
+// HasOwner reports whether o holds any lock on f.
+func (m *Manager) HasOwner(f lock.FileKey, o lock.Owner) bool { return m.table.HasOwner(f, o) }
+
+// ReleaseOwner lets go of all that o holds on f, and takes o's waiters there
+// out of the line with ErrReleased. It returns how many locks it released, and
+// fails with ErrInvalid, ErrHalted or ErrClosed.
+func (m *Manager) ReleaseOwner(_ context.Context, f lock.FileKey, o lock.Owner) (int, error) {
+	if err := valid(f, o, lock.WholeFile()); err != nil {
+		return 0, err
+	}
+	return m.table.ReleaseOwner(f, o)
+}
+
+// ReleaseClient lets go of all that any owner of the client holds on any file,
+// and takes their waiters out of the line with ErrReleased. It returns how many
+// locks it released, and fails with ErrHalted or ErrClosed.
+func (m *Manager) ReleaseClient(_ context.Context, client string) (int, error) {
+	return m.table.ReleaseClient(client)
+}
+
+// ReleaseFile lets go of all that anybody holds on f, which has been deleted,
+// and takes all waiters there out of the line with ErrReleased. It returns how
+// many locks it released, and fails with ErrInvalid, ErrHalted or ErrClosed.
+func (m *Manager) ReleaseFile(_ context.Context, f lock.FileKey) (int, error) {
+	if err := f.Validate(); err != nil {
+		return 0, err
+	}
+	return m.table.ReleaseFile(f)
+}
+
+// Epoch is the server epoch: it grows with every Open of a log directory, and
+// is 1 in memory.
+func (m *Manager) Epoch() uint64 { return m.epoch }
+
+// Locks yields the held locks that match, file by file in no order; on a file
+// POSIX and OFD ranges first, each by first byte. What is yielded of one file
+// was held at one moment.
+func (m *Manager) Locks(q lock.Filter) iter.Seq[lock.Held] { return m.table.Locks(q) }
+
+// Waiters yields who stands in line and matches, of each file in the order in
+// which they came.
+func (m *Manager) Waiters(q lock.Filter) iter.Seq[lock.Waiting] { return m.table.Waiters(q) }
+
+// Stats are counts for gauges. They are not taken at one moment.
+type Stats struct {
+	Locks    int    // ranges held
+	Files    int    // files with a lock or waiter
+	Clients  int    // clients that hold or wait
+	Waiters  int    // requests that stand in line
+	Epoch    uint64 // see Manager.Epoch
+	LogBytes int64  // size of the log on disk
+}
+
+// Stats counts what there is now.
+func (m *Manager) Stats() Stats {
+	t := m.table.Stats()
+	s := Stats{Locks: t.Locks, Files: t.Files, Clients: t.Clients, Waiters: t.Waiters, Epoch: m.epoch}
+	if m.log != nil {
+		s.LogBytes = m.log.Stats().Bytes
+	}
+	return s
+}

@@ -1,0 +1,120 @@
+package shard
+
+import (
+	"sync/atomic"
+
+	"github.com/cespare/xxhash/v2"
+	"github.com/puzpuzpuz/xsync/v3"
+
+	"sneck/lock"
+)
+
+// fileRef is a file's key with its hash, which is computed once per call.
+type fileRef struct {
+	hash uint64
+	key  lock.FileKey
+}
+
+func refOf(f lock.FileKey) fileRef { return fileRef{hash: xxhash.Sum64String(string(f)), key: f} }
+
+// cell holds the current state of one file. A cell that has become empty stays
+// for a while, since files that were locked are likely to be locked again;
+// then it is marked dead, by a swap, and removed. Whoever meets a dead cell
+// removes it too and looks the file up again.
+type cell struct {
+	state   atomic.Pointer[state]
+	ref     fileRef
+	link    atomic.Pointer[link] // the one made last: most files have one client
+	next    *cell                // in the list of idle cells
+	queued  atomic.Bool          // in that list
+	touched atomic.Bool          // emptied since the sweep last looked
+}
+
+var (
+	// empty is the state of a file on which nothing happens, when there is no
+	// log that would need its version.
+	empty = new(state)
+	// dead is the state of a cell that is no longer in use. It is the last.
+	dead = new(state)
+)
+
+// shard is a part of the table. Its counters have their cache lines to
+// themselves, so that shards do not slow each other down.
+type shard struct {
+	cells *xsync.MapOf[fileRef, *cell]
+	clock atomic.Uint64 // no version of a removed cell is higher
+	_     [48]byte
+	locks atomic.Int64 // ranges held
+	files atomic.Int64 // cells that are not empty
+	ids   atomic.Uint64
+	idle  atomic.Pointer[cell] // cells that were seen empty, a stack
+	_     [32]byte
+}
+
+func newCells() *xsync.MapOf[fileRef, *cell] {
+	return xsync.NewMapOfWithHasher[fileRef, *cell](func(r fileRef, seed uint64) uint64 { return r.hash ^ seed })
+}
+
+func (t *Table) shard(r fileRef) *shard { return &t.shards[r.hash>>t.shift] }
+
+// find is the file's cell, or nil if nothing is known of the file.
+func (t *Table) find(r fileRef) *cell {
+	c, _ := t.shard(r).cells.Load(r)
+	return c
+}
+
+// look is the file's current state. It is never nil and never dead.
+func (t *Table) look(r fileRef) *state {
+	if c := t.find(r); c != nil {
+		if s := c.state.Load(); s != dead {
+			return s
+		}
+	}
+	return empty
+}
+
+// cell is the file's cell; it is made if there is none.
+func (t *Table) cell(r fileRef) *cell {
+	sh := t.shard(r)
+	if c, ok := sh.cells.Load(r); ok {
+		return c
+	}
+	fresh := &cell{ref: r}
+	if t.journal == nil {
+		fresh.state.Store(empty)
+	} else {
+		fresh.state.Store(&state{version: sh.clock.Load()})
+	}
+	c, _ := sh.cells.LoadOrStore(r, fresh)
+	return c
+}
+
+// bury removes a dead cell from the map.
+func (sh *shard) bury(c *cell) {
+	sh.cells.Compute(c.ref, func(now *cell, _ bool) (*cell, bool) { return now, now == c || now == nil })
+}
+
+// block is how many ids a shard takes at a time, so that the counter that all
+// share is seldom touched.
+const block = 1 << 12
+
+// epochShift: the upper bits of an id are the server epoch in which it was
+// given out, so that an id is never given out again after a restart.
+const epochShift = 44
+
+// EpochOf is the server epoch in which id was given out.
+func EpochOf(id lock.ID) uint64 { return uint64(id) >> epochShift }
+
+// newIDs gives out two ids: id and id+1.
+func (t *Table) newIDs(sh *shard) lock.ID {
+	for {
+		n := sh.ids.Load()
+		at := n
+		if n%block == 0 { // used up, or never had one
+			at = t.blocks.Add(1) * block
+		}
+		if sh.ids.CompareAndSwap(n, at+2) {
+			return lock.ID(t.epoch<<epochShift | at)
+		}
+	}
+}

@@ -1,0 +1,108 @@
+package shard
+
+import (
+	"sneck/interval"
+	"sneck/lock"
+)
+
+// held is the public form of an item.
+func held(f lock.FileKey, it *interval.Item) lock.Held {
+	return lock.Held{
+		ID: it.ID(), File: f, Owner: it.Owner().Owner, Range: it.Range(), Mode: it.Mode(),
+		Epoch: EpochOf(it.ID()), Since: it.Time(),
+	}
+}
+
+// refusal is the public form of why r was refused, or nil.
+func (t *Table) refusal(r lock.Request, res *result) error {
+	switch res.refusal {
+	case conflicts:
+		return &lock.ConflictError{Request: r, Holder: held(r.File, &res.item)}
+	case notHeld:
+		return &lock.NotFoundError{File: r.File, Owner: r.Owner, Range: r.Range}
+	case deadlocks:
+		return &lock.DeadlockError{Cycle: []lock.Owner{res.cycle[0].Owner, res.cycle[1].Owner}}
+	}
+	return nil
+}
+
+// do applies c and waits until the result is durable.
+func (t *Table) do(ref fileRef, create bool, c *command, res *result) error {
+	ticket, err := t.apply(ref, create, c, res)
+	if err != nil || res.refusal == conflicts {
+		return err
+	}
+	return await(ticket)
+}
+
+// TryLock locks r, or says who is in the way. It does not stand in line, and
+// does not mind who does.
+func (t *Table) TryLock(r lock.Request) (lock.Held, error) {
+	ref := refOf(r.File)
+	id := t.newIDs(t.shard(ref))
+	c := command{op: opLock, owner: t.owner(r.Owner), rng: r.Range, mode: r.Mode, id: id, spare: id + 1, now: t.now()}
+	var res result
+	if err := t.do(ref, true, &c, &res); err != nil {
+		return lock.Held{}, err
+	}
+	if err := t.refusal(r, &res); err != nil {
+		return lock.Held{}, err
+	}
+	return held(r.File, &res.item), nil
+}
+
+// TryLockAll locks all of rs, which are of one file, or none of them.
+func (t *Table) TryLockAll(rs []lock.Request) ([]lock.Held, error) {
+	ref := refOf(rs[0].File)
+	c := command{op: opAll, now: t.now()}
+	for _, r := range rs {
+		id := t.newIDs(t.shard(ref))
+		c.all = append(c.all, &command{op: opLock, owner: t.owner(r.Owner), rng: r.Range, mode: r.Mode, id: id, spare: id + 1, now: c.now})
+	}
+	var res result
+	if err := t.do(ref, true, &c, &res); err != nil {
+		return nil, err
+	}
+	for i, part := range c.all {
+		if part == res.refused {
+			return nil, t.refusal(rs[i], &res)
+		}
+	}
+	hs := make([]lock.Held, len(rs))
+	for i := range rs {
+		hs[i] = held(ref.key, &res.items[i])
+	}
+	return hs, nil
+}
+
+// Unlock lets go of what o holds of r. SMB owners must hold a lock on exactly
+// r, or it is ErrNotFound.
+func (t *Table) Unlock(f lock.FileKey, o lock.Owner, r lock.Range) error {
+	ref := refOf(f)
+	id := t.newIDs(t.shard(ref))
+	c := command{op: opUnlock, owner: t.owner(o), rng: r, spare: id, now: t.now()}
+	var res result
+	if err := t.do(ref, false, &c, &res); err != nil {
+		return err
+	}
+	if res.refusal == notHeld && o.Semantics == lock.SMB {
+		return &lock.NotFoundError{File: f, Owner: o, Range: r}
+	}
+	return nil
+}
+
+// ReleaseOwner lets go of all that o holds and waits for on f.
+func (t *Table) ReleaseOwner(f lock.FileKey, o lock.Owner) (int, error) {
+	var res result
+	c := command{op: opReleaseOwner, owner: t.owner(o), now: t.now()}
+	err := t.do(refOf(f), false, &c, &res)
+	return res.released, err
+}
+
+// ReleaseFile lets go of all that anybody holds and waits for on f.
+func (t *Table) ReleaseFile(f lock.FileKey) (int, error) {
+	var res result
+	c := command{op: opReleaseFile, now: t.now()}
+	err := t.do(refOf(f), false, &c, &res)
+	return res.released, err
+}

@@ -1,0 +1,277 @@
+package shard
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"math"
+
+	"sneck/lock"
+)
+
+// record is the change of one file: the command and the grants that it led to.
+// Replaying the parts one after the other through transition gives the same
+// state again, since nobody stands in line then.
+//
+//	record  := version uvarint, file string, parts uvarint, part...
+//	part    := op byte, then by op
+//	lock    := owner, range, mode byte, id uvarint, spare uvarint, now varint
+//	unlock  := owner, range, spare uvarint
+//	release := owner | client string | nothing
+//	owner   := semantics byte, client string, id string, share string, pid uvarint
+//	range   := kind byte (0 bytes, 1 zero-length), first uvarint, last uvarint (bytes only)
+//	string  := length uvarint, bytes
+type record struct {
+	file    lock.FileKey
+	version uint64
+	c       command
+	granted []grant
+}
+
+func (r *record) AppendTo(b []byte) []byte {
+	b = binary.AppendUvarint(b, r.version)
+	b = appendString(b, string(r.file))
+	parts := uint64(len(r.granted))
+	switch r.c.op {
+	case opAll:
+		parts += uint64(len(r.c.all))
+	case opCancel: // only its grants are logged
+	default:
+		parts++
+	}
+	b = binary.AppendUvarint(b, parts)
+	switch r.c.op {
+	case opAll:
+		for _, part := range r.c.all {
+			b = part.appendTo(b)
+		}
+	case opCancel:
+	default:
+		b = r.c.appendTo(b)
+	}
+	for _, g := range r.granted {
+		w := g.w
+		part := command{op: opLock, owner: w.owner, rng: w.rng, mode: w.mode, id: w.id, spare: w.spare, now: r.c.now}
+		b = part.appendTo(b)
+	}
+	return b
+}
+
+func (c *command) appendTo(b []byte) []byte {
+	b = append(b, byte(c.op))
+	switch c.op {
+	case opLock:
+		b = appendRange(appendOwner(b, &c.owner.Owner), c.rng)
+		b = append(b, byte(c.mode))
+		b = binary.AppendUvarint(b, uint64(c.id))
+		b = binary.AppendUvarint(b, uint64(c.spare))
+		b = binary.AppendVarint(b, c.now)
+	case opUnlock:
+		b = appendRange(appendOwner(b, &c.owner.Owner), c.rng)
+		b = binary.AppendUvarint(b, uint64(c.spare))
+	case opReleaseOwner:
+		b = appendOwner(b, &c.owner.Owner)
+	case opReleaseClient:
+		b = appendString(b, c.client)
+	}
+	return b
+}
+
+func appendString(b []byte, s string) []byte {
+	return append(binary.AppendUvarint(b, uint64(len(s))), s...)
+}
+
+func appendOwner(b []byte, o *lock.Owner) []byte {
+	b = append(b, byte(o.Semantics))
+	b = appendString(b, o.Client)
+	b = appendString(b, o.ID)
+	b = appendString(b, o.Share)
+	return binary.AppendUvarint(b, uint64(o.PID))
+}
+
+func appendRange(b []byte, r lock.Range) []byte {
+	if r.IsEmpty() {
+		return binary.AppendUvarint(append(b, 1), r.First())
+	}
+	b = binary.AppendUvarint(append(b, 0), r.First())
+	return binary.AppendUvarint(b, r.Last())
+}
+
+// reader takes a record apart. The first thing that is wrong sticks.
+type reader struct {
+	b   []byte
+	err error
+}
+
+var errShort = errors.New("it ends too early")
+
+func (r *reader) fail(err error) {
+	if r.err == nil {
+		r.err, r.b = err, nil
+	}
+}
+
+func (r *reader) byte() byte {
+	if len(r.b) == 0 {
+		r.fail(errShort)
+		return 0
+	}
+	v := r.b[0]
+	r.b = r.b[1:]
+	return v
+}
+
+func (r *reader) uvarint() uint64 {
+	v, n := binary.Uvarint(r.b)
+	if n <= 0 {
+		r.fail(errShort)
+		return 0
+	}
+	r.b = r.b[n:]
+	return v
+}
+
+func (r *reader) varint() int64 {
+	v, n := binary.Varint(r.b)
+	if n <= 0 {
+		r.fail(errShort)
+		return 0
+	}
+	r.b = r.b[n:]
+	return v
+}
+
+func (r *reader) string() string {
+	n := r.uvarint()
+	if n > uint64(len(r.b)) {
+		r.fail(errShort)
+		return ""
+	}
+	s := string(r.b[:n])
+	r.b = r.b[n:]
+	return s
+}
+
+func (r *reader) owner() lock.Owner {
+	o := lock.Owner{Semantics: lock.Semantics(r.byte()), Client: r.string(), ID: r.string(), Share: r.string()}
+	pid := r.uvarint()
+	if pid > math.MaxUint32 {
+		r.fail(fmt.Errorf("process id %d", pid))
+	}
+	o.PID = uint32(pid)
+	if err := o.Validate(); err != nil {
+		r.fail(err)
+	}
+	return o
+}
+
+func (r *reader) rng() (out lock.Range) {
+	var err error
+	switch kind := r.byte(); kind {
+	case 0:
+		first := r.uvarint()
+		out, err = lock.Bytes(first, r.uvarint())
+	case 1:
+		out, err = lock.SMBRange(r.uvarint(), 0)
+	default:
+		err = fmt.Errorf("range kind %d", kind)
+	}
+	if err != nil {
+		r.fail(err)
+	}
+	return out
+}
+
+// Replay carries out a record that was read from the log. The table must not
+// be in use yet. An error means that the record is not one, or that it does
+// not follow from the ones before it.
+func (t *Table) Replay(body []byte) error {
+	r := reader{b: body}
+	version, file, parts := r.uvarint(), lock.FileKey(r.string()), r.uvarint()
+	if r.err == nil {
+		r.err = file.Validate()
+	}
+	if r.err != nil {
+		return fmt.Errorf("lock record: %w", r.err)
+	}
+	cl := t.cell(refOf(file))
+	s := cl.state.Load()
+	if version <= s.version {
+		return fmt.Errorf("lock record of %q: version %d after version %d", file, version, s.version)
+	}
+	was := s
+	for range parts {
+		c, err := t.part(&r)
+		if err != nil {
+			return fmt.Errorf("lock record of %q, version %d: %w", file, version, err)
+		}
+		var res result
+		next := new(state)
+		transition(next, s, c, &res)
+		if res.refusal != accepted {
+			return fmt.Errorf("lock record of %q, version %d: what it says cannot have happened: %w", file, version,
+				t.refusal(lock.Request{File: file, Owner: ownerOf(c), Range: c.rng, Mode: c.mode}, &res))
+		}
+		s = next
+		if c.op == opLock {
+			defer t.index(cl, c.owner.Client)
+		}
+	}
+	if len(r.b) > 0 {
+		return fmt.Errorf("lock record of %q, version %d: %d bytes too many", file, version, len(r.b))
+	}
+	if s == was { // no part: nothing is logged that way
+		return fmt.Errorf("lock record of %q, version %d: it says nothing", file, version)
+	}
+	s.version = version
+	cl.state.Store(s)
+	sh := t.shard(cl.ref)
+	sh.locks.Add(int64(s.locks() - was.locks()))
+	switch {
+	case was.empty() && !s.empty():
+		sh.files.Add(1)
+	case !was.empty() && s.empty():
+		sh.files.Add(-1)
+		t.emptied(sh, cl)
+	}
+	return nil
+}
+
+func ownerOf(c *command) lock.Owner {
+	if c.owner == nil {
+		return lock.Owner{}
+	}
+	return c.owner.Owner
+}
+
+func (t *Table) part(r *reader) (*command, error) {
+	c := &command{op: op(r.byte())}
+	var o lock.Owner
+	switch c.op {
+	case opLock:
+		o, c.rng, c.mode = r.owner(), r.rng(), lock.Mode(r.byte())
+		c.id, c.spare, c.now = lock.ID(r.uvarint()), lock.ID(r.uvarint()), r.varint()
+		switch {
+		case c.mode != lock.Shared && c.mode != lock.Exclusive:
+			r.fail(fmt.Errorf("mode %d", c.mode))
+		case c.id == 0 || c.spare == 0:
+			r.fail(errors.New("an id is 0"))
+		case c.now < 0:
+			r.fail(fmt.Errorf("time %d", c.now))
+		}
+	case opUnlock:
+		o, c.rng, c.spare = r.owner(), r.rng(), lock.ID(r.uvarint())
+	case opReleaseOwner:
+		o = r.owner()
+	case opReleaseClient:
+		c.client = r.string()
+	case opReleaseFile:
+	default:
+		r.fail(fmt.Errorf("unknown operation %d", c.op))
+	}
+	if r.err == nil && c.op != opReleaseClient && c.op != opReleaseFile {
+		r.err = c.rng.ValidFor(o.Semantics)
+		c.owner = t.owner(o)
+	}
+	return c, r.err
+}

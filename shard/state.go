@@ -1,0 +1,120 @@
+package shard
+
+import (
+	"slices"
+
+	"sneck/interval"
+	"sneck/lock"
+)
+
+// state is everything about one file. It is immutable once published: a
+// transition fills in a new one.
+type state struct {
+	posix interval.Set  // ranges of POSIX and OFD owners: one owner's never overlap
+	smb   *interval.Set // ranges of SMB owners: they stack; nil when there are none
+	queue []*waiter     // who stands in line, by ticket: the first came first
+
+	// What the shell keeps beside it; a transition neither reads nor writes it.
+	version uint64 // grows with every logged change of the file
+	ticket  Ticket // the log record that made this state; nil if it is durable
+}
+
+// locks is the number of ranges held.
+func (s *state) locks() int {
+	n := s.posix.Len()
+	if s.smb != nil {
+		n += s.smb.Len()
+	}
+	return n
+}
+
+func (s *state) empty() bool { return len(s.queue) == 0 && s.smb == nil && s.posix.Len() == 0 }
+
+// of is the set that o's ranges are in.
+func (s *state) of(o *interval.Owner) *interval.Set {
+	if o.Semantics != lock.SMB {
+		return &s.posix
+	}
+	return s.stacked()
+}
+
+var none interval.Set // never written
+
+// stacked is the SMB ranges.
+func (s *state) stacked() *interval.Set {
+	if s.smb == nil {
+		return &none
+	}
+	return s.smb
+}
+
+func (s *state) setStacked(set interval.Set) {
+	s.smb = nil
+	if set.Len() > 0 {
+		s.smb = &set
+	}
+}
+
+// each visits all held ranges, the POSIX ones first, until f returns false.
+func (s *state) each(f func(*interval.Item) bool) {
+	more := true
+	g := func(it *interval.Item) bool { more = f(it); return more }
+	if s.posix.Each(g); more {
+		s.stacked().Each(g)
+	}
+}
+
+// waiter is a request that stands in line. Its upper half is what a transition
+// sees of it; nothing of that changes.
+type waiter struct {
+	id, spare lock.ID // of the lock that it becomes, and of a split that this makes
+	owner     *interval.Owner
+	rng       lock.Range
+	mode      lock.Mode
+	upgrade   bool
+	since     int64
+
+	ref    fileRef                // the file
+	decide chan outcome           // Lock: receives once
+	done   func(lock.Held, error) // Enqueue: called once
+}
+
+// behind reports whether w, newly come or next to be granted, has to stay
+// behind v, which came earlier and still waits: v would conflict with it. But
+// if w's owner holds what v waits for, v cannot go first anyway, and to let w
+// wait for it would be a deadlock of our own making.
+func (s *state) behind(w, v *waiter) bool {
+	return !v.owner.Is(w.owner) && v.mode.Conflicts(w.mode) && v.rng.Overlaps(w.rng) && !s.blocks(w.owner, v)
+}
+
+// blocks reports whether a lock that o holds is in v's way.
+func (s *state) blocks(o *interval.Owner, v *waiter) bool {
+	found := false
+	hit := func(it *interval.Item) bool {
+		found = v.mode.Conflicts(it.Mode()) && it.Range().Overlaps(v.rng)
+		return !found
+	}
+	if o.Semantics == lock.SMB {
+		s.stacked().Of(o, hit)
+	} else {
+		s.posix.OfIn(o, v.rng.First(), v.rng.Last(), hit)
+	}
+	return found
+}
+
+func (s *state) anyBehind(w *waiter, earlier []*waiter) bool {
+	return slices.ContainsFunc(earlier, func(v *waiter) bool { return s.behind(w, v) })
+}
+
+// has reports whether any lock or waiter of the client is on the file.
+func (s *state) has(client string) bool {
+	found := slices.ContainsFunc(s.queue, func(w *waiter) bool { return w.owner.Client == client })
+	yes := func(*interval.Item) bool { found = true; return false }
+	if !found {
+		s.posix.OfClient(client, yes)
+	}
+	if !found {
+		s.stacked().OfClient(client, yes)
+	}
+	return found
+}

@@ -1,0 +1,211 @@
+package shard
+
+import (
+	"math/bits"
+	"runtime"
+	"sync/atomic"
+	"time"
+
+	"github.com/puzpuzpuz/xsync/v3"
+
+	"sneck/interval"
+	"sneck/lock"
+)
+
+// Table is the lock table. All methods may be called at the same time.
+type Table struct {
+	shards  []shard
+	shift   uint
+	epoch   uint64
+	blocks  atomic.Uint64
+	journal Journal
+	failed  atomic.Pointer[error] // why nothing may change any more
+	clients *xsync.MapOf[string, *client]
+	waiting *xsync.MapOf[lock.ID, *waiter]
+	owners  [1024]atomic.Pointer[interval.Owner]
+	start   time.Time // what now counts from; its monotonic reading cannot be stepped
+	sweeper sweeper
+	step    func(Step) // for the test that stops a goroutine at every step
+}
+
+// New makes an empty table of n shards, rounded up to a power of two; 0 = 4 ×
+// GOMAXPROCS, at least 16. It is to be replayed into, and then to begin.
+func New(n int) *Table {
+	if n <= 0 {
+		n = max(16, 4*runtime.GOMAXPROCS(0))
+	}
+	log := max(1, bits.Len(uint(n-1)))
+	t := &Table{
+		shards:  make([]shard, 1<<log),
+		shift:   uint(64 - log),
+		clients: xsync.NewMapOf[string, *client](),
+		waiting: xsync.NewMapOf[lock.ID, *waiter](),
+		start:   time.Now(),
+	}
+	for i := range t.shards {
+		t.shards[i].cells = newCells()
+	}
+	t.sweeper.stopped.Store(true)
+	return t
+}
+
+// Begin opens the table for use. epoch, 1 or more, is the server epoch, which
+// goes into every id; without a journal the table is in memory only.
+func (t *Table) Begin(epoch uint64, j Journal) {
+	t.epoch, t.journal = epoch, j
+	t.sweeper.stopped.Store(false)
+	if t.pending() {
+		t.sweeper.arm(t)
+	}
+}
+
+// now is the time in microseconds since 1970. It never goes backwards.
+func (t *Table) now() int64 {
+	return t.start.UnixMicro() + time.Since(t.start).Microseconds()
+}
+
+// owner is o with its hash. The last owners seen are kept, so that the ranges
+// of one owner share one copy.
+func (t *Table) owner(o lock.Owner) *interval.Owner {
+	slot := &t.owners[interval.Hash(o)%uint64(len(t.owners))]
+	if p := slot.Load(); p != nil && p.Owner == o {
+		return p
+	}
+	p := interval.NewOwner(o)
+	slot.Store(p)
+	return p
+}
+
+// Step names a point at which a goroutine may stop without stopping others.
+type Step uint8
+
+const (
+	StepFound     Step = iota // the cell
+	StepLoaded                // its state
+	StepComputed              // the next state
+	StepPublished             // by the swap
+	StepSubmitted             // to the journal
+	StepIndexed               // the client
+	StepDelivered             // to the waiters granted
+)
+
+func (t *Table) at(s Step) {
+	if t.step != nil {
+		t.step(s)
+	}
+}
+
+// apply carries out c on a file. It returns the record that has to be durable
+// before the result counts. create: make the cell if there is none.
+func (t *Table) apply(ref fileRef, create bool, c *command, res *result) (Ticket, error) {
+	if err := t.refused(); err != nil {
+		if c.op != opCancel {
+			return nil, err
+		}
+		c.halted = true
+	}
+	for {
+		var cl *cell
+		if create {
+			cl = t.cell(ref)
+		} else if cl = t.find(ref); cl == nil {
+			var next state
+			transition(&next, empty, c, res)
+			return nil, nil
+		}
+		t.at(StepFound)
+		s := cl.state.Load()
+		if s == dead {
+			t.shard(ref).bury(cl)
+			continue
+		}
+		t.at(StepLoaded)
+		if ticket, ok := t.try(cl, s, c, res); ok {
+			return ticket, nil
+		}
+		*res = result{}
+	}
+}
+
+// try computes the state after c and publishes it, unless the state has
+// changed since s was loaded.
+func (t *Table) try(cl *cell, s *state, c *command, res *result) (Ticket, bool) {
+	var scratch state
+	transition(&scratch, s, c, res)
+	if !res.changed {
+		return s.ticket, true
+	}
+	sh := t.shard(cl.ref)
+	var next *state
+	if t.journal == nil && scratch.empty() {
+		next = empty
+	} else {
+		next = new(state)
+		*next = scratch
+		if t.journal != nil && res.logged {
+			next.version++
+			next.ticket = t.journal.Record(s.ticket, &record{file: cl.ref.key, version: next.version, c: *c, granted: res.granted})
+		}
+	}
+	t.at(StepComputed)
+	if !cl.state.CompareAndSwap(s, next) {
+		return nil, false
+	}
+	t.at(StepPublished)
+	if res.logged {
+		if t.journal != nil {
+			t.journal.Submit(next.ticket)
+		}
+		if d := next.locks() - s.locks(); d != 0 {
+			sh.locks.Add(int64(d))
+		}
+	}
+	t.at(StepSubmitted)
+	switch was, is := s.empty(), next.empty(); {
+	case was && !is:
+		sh.files.Add(1)
+	case !was && is:
+		sh.files.Add(-1)
+		t.emptied(sh, cl)
+	}
+	switch c.op {
+	case opLock:
+		t.index(cl, c.owner.Client)
+	case opAll:
+		for _, part := range c.all {
+			t.index(cl, part.owner.Client)
+		}
+	}
+	t.at(StepIndexed)
+	for _, g := range res.granted {
+		t.decide(g.w, outcome{item: g.item, ticket: next.ticket})
+	}
+	if c.op != opCancel {
+		for _, w := range res.gone {
+			t.decide(w, outcome{err: released(w)})
+		}
+	}
+	t.at(StepDelivered)
+	return next.ticket, true
+}
+
+// refused is why nothing may change any more, or nil.
+func (t *Table) refused() error {
+	if err := t.failed.Load(); err != nil {
+		return *err
+	}
+	return nil
+}
+
+// Fail ends all changes: every waiter is decided with err, and every later
+// change is refused with it. What is held can still be looked at. The first
+// error stays.
+func (t *Table) Fail(err error) {
+	t.failed.CompareAndSwap(nil, &err)
+	err = t.refused()
+	t.waiting.Range(func(_ lock.ID, w *waiter) bool {
+		t.leave(w, err)
+		return true
+	})
+	t.sweeper.stop()
+}

@@ -1,0 +1,271 @@
+package shard
+
+import (
+	"slices"
+
+	"sneck/interval"
+	"sneck/lock"
+)
+
+// op is what a command does. The numbers are in the log.
+type op uint8
+
+const (
+	opLock          op = iota + 1 // owner, rng, mode, id, spare
+	opUnlock                      // owner, rng, spare
+	opReleaseOwner                // owner
+	opReleaseClient               // client
+	opReleaseFile                 //
+	opCancel                      // w; never logged
+	opAll                         // all; logged as its parts
+)
+
+// command is one thing to do to one file.
+type command struct {
+	op     op
+	owner  *interval.Owner
+	client string
+	rng    lock.Range
+	mode   lock.Mode
+	id     lock.ID
+	spare  lock.ID
+	now    int64 // microseconds since 1970
+
+	upgrade bool       // opLock: only if the owner holds all of rng
+	wait    *waiter    // opLock: stand in line as this if refused; opCancel: who leaves it
+	all     []*command // opAll: locks, all or none
+	halted  bool       // nothing can be logged any more: grant nothing
+}
+
+// refusal is why a command changed nothing.
+type refusal uint8
+
+const (
+	accepted  refusal = iota
+	conflicts         // with result.blocker
+	notHeld
+	deadlocks // with result.cycle
+)
+
+// result is what a transition says besides the new state.
+type result struct {
+	refusal refusal
+	item    interval.Item   // opLock: what is held now; when it conflicts, what is in the way
+	items   []interval.Item // opAll: the same for each, in order
+	refused *command        // opAll: the part that was refused
+	cycle   [2]*interval.Owner
+	waits   bool // opLock: it stands in line
+
+	changed  bool    // the state is another one
+	logged   bool    // and what is held is
+	released int     // opRelease…: how many locks went
+	granted  []grant // waiters that hold their lock now, in the order in which they got it
+	gone     []*waiter
+}
+
+type grant struct {
+	w    *waiter
+	item interval.Item
+}
+
+// transition is the one function that changes what is held: live traffic, the
+// replay of the log and every test go through it. It fills next with the state
+// of the file after c; without a change next is s. It looks at nothing but its
+// arguments.
+//
+//	            ┌─ conflict? ── yes ─▶ wait? ── yes ─▶ in line
+//	opLock ─────┤                        └───── no ──▶ refused, with the holder
+//	            └─ no ─▶ replace, merge or stack ─┐
+//	opUnlock ───▶ split or pop ───────────────────┤  bytes got
+//	opRelease… ─▶ remove, leave the line ─────────┼─ free or weaker ─▶ handOver:
+//	opCancel ───▶ leave the line ─────────────────┘  grant those in line
+func transition(next, s *state, c *command, res *result) {
+	*next = *s
+	switch c.op {
+	case opLock:
+		if next.lock(c, res) {
+			next.handOver(c, c.rng, res)
+		}
+	case opAll:
+		var freed *lock.Range
+		for _, part := range c.all {
+			weakened := next.lock(part, res)
+			if res.refusal != accepted {
+				*next = *s
+				*res = result{refusal: res.refusal, item: res.item, refused: part}
+				return
+			}
+			if weakened {
+				r := part.rng
+				if freed != nil {
+					r = hull(*freed, r)
+				}
+				freed = &r
+			}
+			res.items = append(res.items, res.item)
+		}
+		if freed != nil { // only now: a part must not lose to a waiter what another part set free
+			next.handOver(c, *freed, res)
+		}
+		for i, part := range c.all { // a later part may have merged or split an earlier one
+			next.of(part.owner).OfIn(part.owner, part.rng.First(), part.rng.First(), func(it *interval.Item) bool {
+				if part.owner.Semantics != lock.SMB && it.Mode() == part.mode {
+					res.items[i] = *it
+				}
+				return true
+			})
+		}
+	case opUnlock:
+		if !next.drop(c.owner, c.rng, c.spare) {
+			res.refusal = notHeld
+			return
+		}
+		res.changed, res.logged = true, true
+		next.handOver(c, c.rng, res)
+	case opReleaseOwner, opReleaseClient, opReleaseFile:
+		next.release(c, res)
+	case opCancel:
+		res.gone = next.leave(c.takes)
+		if res.gone == nil {
+			res.refusal = notHeld
+			return
+		}
+		res.changed = true
+		next.handOver(c, c.wait.rng, res)
+	}
+}
+
+// lock grants c, refuses it or puts it in line, and reports whether it weakened
+// something that its owner held.
+func (s *state) lock(c *command, res *result) (weakened bool) {
+	if c.upgrade && !s.holds(c.owner, c.rng) {
+		res.refusal = notHeld
+		return false
+	}
+	if hit := s.conflict(c.owner, c.rng, c.mode); hit != nil {
+		res.refusal, res.item = conflicts, *hit
+	} else if c.wait == nil || !s.anyBehind(c.wait, s.queue) {
+		var changed bool
+		res.item, changed, weakened = s.grab(c.owner, c.rng, c.mode, c.id, c.spare, c.now)
+		if changed {
+			res.changed, res.logged = true, true
+		}
+		return weakened
+	}
+	if c.wait == nil {
+		return false
+	}
+	if c.upgrade {
+		// Both hold what the other one waits for, and neither can give it up.
+		for _, v := range s.queue {
+			if v.upgrade && !v.owner.Is(c.owner) && v.rng.Overlaps(c.rng) {
+				res.refusal, res.cycle = deadlocks, [2]*interval.Owner{c.owner, v.owner}
+				return false
+			}
+		}
+	}
+	res.refusal, res.waits, res.changed = accepted, true, true
+	s.queue = append(slices.Clip(s.queue), c.wait)
+	return false
+}
+
+// release removes what c lets go of and who leaves the line with it, and hands
+// over.
+func (s *state) release(c *command, res *result) {
+	res.released = c.release(&s.posix)
+	if s.smb != nil {
+		smb := *s.smb
+		res.released += c.release(&smb)
+		s.setStacked(smb)
+	}
+	res.gone = s.leave(c.takes)
+	res.logged = res.released > 0
+	res.changed = res.logged || res.gone != nil
+	if res.changed {
+		s.handOver(c, lock.WholeFile(), res)
+	}
+}
+
+// release removes from the set what c lets go of, and counts it.
+func (c *command) release(set *interval.Set) int {
+	var gone []interval.Item
+	add := func(it *interval.Item) bool { gone = append(gone, *it); return true }
+	switch c.op {
+	case opReleaseOwner:
+		set.Of(c.owner, add)
+	case opReleaseClient:
+		set.OfClient(c.client, add)
+	case opReleaseFile:
+		set.Each(add)
+	}
+	if len(gone) == set.Len() {
+		*set = interval.Set{}
+		return len(gone)
+	}
+	for _, it := range gone {
+		*set = set.Delete(it)
+	}
+	return len(gone)
+}
+
+// takes reports whether w leaves the line with what c releases.
+func (c *command) takes(w *waiter) bool {
+	switch c.op {
+	case opReleaseOwner:
+		return w.owner.Is(c.owner)
+	case opReleaseClient:
+		return w.owner.Client == c.client
+	}
+	return c.op == opReleaseFile || w == c.wait
+}
+
+// handOver grants whoever in line can have his lock now that the bytes freed
+// are free or held more weakly, or that somebody left the line there: in
+// ticket order, in this same transition. A wake-up is a grant; nobody is woken
+// to try again.
+//
+// A grant may weaken what its owner held before, and so free more bytes: then
+// the line is gone through again from its head.
+func (s *state) handOver(c *command, freed lock.Range, res *result) {
+	if len(s.queue) == 0 || c.halted {
+		return
+	}
+	for again := true; again; {
+		again = false
+		left := make([]*waiter, 0, len(s.queue))
+		var taker *interval.Owner // holds all of freed exclusively: nobody else can be granted
+		for i, w := range s.queue {
+			if taker != nil && !taker.Is(w.owner) || !w.rng.Overlaps(freed) ||
+				s.conflict(w.owner, w.rng, w.mode) != nil || s.anyBehind(w, left) {
+				left = append(left, w)
+				continue
+			}
+			it, _, weakened := s.grab(w.owner, w.rng, w.mode, w.id, w.spare, c.now)
+			res.granted = append(res.granted, grant{w: w, item: it})
+			res.changed, res.logged = true, true
+			if w.mode == lock.Exclusive && w.rng.Contains(freed) {
+				taker = w.owner
+			}
+			if weakened {
+				freed = hull(freed, w.rng)
+				left = append(left, s.queue[i+1:]...)
+				again = true
+				break
+			}
+		}
+		s.queue = left
+		if len(left) == 0 {
+			s.queue = nil
+			return
+		}
+	}
+}
+
+// hull is the smallest range that has both.
+func hull(r, t lock.Range) lock.Range {
+	h, err := lock.Bytes(min(r.First(), t.First()), max(r.Last(), t.Last()))
+	if err != nil {
+		panic("shard: " + err.Error())
+	}
+	return h
+}

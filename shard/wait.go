@@ -1,0 +1,114 @@
+package shard
+
+import (
+	"context"
+	"fmt"
+
+	"sneck/interval"
+	"sneck/lock"
+)
+
+// outcome is how a wait ended.
+type outcome struct {
+	item   interval.Item
+	ticket Ticket // to be waited for before the outcome counts
+	err    error
+}
+
+// decide tells w how its wait ended. Only the transition that took w out of
+// the line leads here, so it happens once (invariant 4). It does not block:
+// callbacks run on goroutines of their own, and each waits for the log itself.
+func (t *Table) decide(w *waiter, o outcome) {
+	t.waiting.Delete(w.id)
+	if w.decide != nil {
+		w.decide <- o // has room
+		return
+	}
+	go func() { w.done(t.settle(w.ref.key, o)) }()
+}
+
+// settle waits for the log.
+func (t *Table) settle(f lock.FileKey, o outcome) (lock.Held, error) {
+	if o.err != nil {
+		return lock.Held{}, o.err
+	}
+	if err := await(o.ticket); err != nil {
+		return lock.Held{}, err
+	}
+	return held(f, &o.item), nil
+}
+
+// leave takes w out of the line, if it still stands there, and decides it with
+// err. False: it was decided already.
+func (t *Table) leave(w *waiter, err error) bool {
+	var res result
+	c := command{op: opCancel, wait: w, now: t.now()}
+	if _, e := t.apply(w.ref, false, &c, &res); e != nil || res.refusal != accepted {
+		return false
+	}
+	t.decide(w, outcome{err: err})
+	return true
+}
+
+// stand puts r in line unless it can be granted at once. It returns the waiter
+// when it stands there, else the outcome.
+func (t *Table) stand(r lock.Request, upgrade bool, w *waiter) (waits bool, o outcome) {
+	ref := refOf(r.File)
+	id := t.newIDs(t.shard(ref))
+	w.ref, w.id, w.spare, w.owner, w.rng, w.mode, w.upgrade, w.since = ref, id, id+1, t.owner(r.Owner), r.Range, r.Mode, upgrade, t.now()
+	c := command{op: opLock, owner: w.owner, rng: w.rng, mode: w.mode, id: w.id, spare: w.spare, now: w.since, upgrade: upgrade, wait: w}
+	t.waiting.Store(id, w) // before it can be granted, so that what is decided is also deleted
+	var res result
+	ticket, err := t.apply(ref, true, &c, &res)
+	if err == nil && res.waits {
+		if failed := t.refused(); failed != nil {
+			t.leave(w, failed) // Fail may have gone through the line before w came
+		}
+		return true, outcome{}
+	}
+	t.waiting.Delete(id)
+	if err == nil {
+		err = t.refusal(r, &res)
+	}
+	return false, outcome{item: res.item, ticket: ticket, err: err}
+}
+
+// Lock waits in line for r. It fails with ctx's error, wrapped, if ctx ends
+// while it stands there; then it leaves nothing behind.
+func (t *Table) Lock(ctx context.Context, r lock.Request, upgrade bool) (lock.Held, error) {
+	w := &waiter{decide: make(chan outcome, 1)}
+	waits, o := t.stand(r, upgrade, w)
+	if waits {
+		select {
+		case o = <-w.decide:
+		case <-ctx.Done():
+			// Cancel against grant: the transition that finds w in line says
+			// which. If it was decided already, that outcome stands.
+			t.leave(w, fmt.Errorf("waiting for a %s lock on %s of %q: %w", r.Mode, r.Range, r.File, ctx.Err()))
+			o = <-w.decide
+		}
+	}
+	return t.settle(r.File, o)
+}
+
+// Enqueue is Lock without a goroutine that waits: done is called exactly once,
+// on another goroutine, unless Enqueue itself fails.
+func (t *Table) Enqueue(r lock.Request, done func(lock.Held, error)) (lock.ID, error) {
+	w := &waiter{done: done}
+	waits, o := t.stand(r, false, w)
+	switch {
+	case waits:
+	case o.err != nil:
+		return 0, o.err
+	default:
+		go func() { done(t.settle(r.File, o)) }()
+	}
+	return w.id, nil
+}
+
+// Cancel takes a waiter out of the line; it is decided with ErrCanceled. False:
+// it was decided already, or there never was one.
+func (t *Table) Cancel(id lock.ID) bool {
+	w, ok := t.waiting.Load(id)
+	return ok && t.leave(w, fmt.Errorf("lock on %s of %q: %w", w.rng, w.ref.key, lock.ErrCanceled))
+}
