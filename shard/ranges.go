@@ -28,6 +28,9 @@ func (s *state) grab(o *interval.Owner, r lock.Range, m lock.Mode, id, spare loc
 //	new           wwww                     rrrr
 //	then       rrrwwwwrrr..rrr...       wwwrrrrwww   (weakened)
 //
+// Merging is bookkeeping, not a request: it may enclose an SMB zero-length range
+// that lies between two ranges and kept neither of them out.
+//
 // The range that results is a new lock with the new id. A piece that is left
 // of another mode keeps its id; if the new range cuts the middle out of one,
 // its right piece gets the id spare.

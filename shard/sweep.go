@@ -136,6 +136,7 @@ func (t *Table) retire(sh *shard, c *cell) bool {
 	if !c.state.CompareAndSwap(s, dead) {
 		return true
 	}
+	t.at(StepDead)
 	sh.bury(c)
 	return false
 }

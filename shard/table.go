@@ -87,6 +87,7 @@ const (
 	StepSubmitted             // to the journal
 	StepIndexed               // the client
 	StepDelivered             // to the waiters granted
+	StepDead                  // a cell was marked dead, and is still in the map
 )
 
 func (t *Table) at(s Step) {

@@ -83,29 +83,23 @@ func transition(next, s *state, c *command, res *result) {
 	*next = *s
 	switch c.op {
 	case opLock:
-		if next.lock(c, res) {
-			next.handOver(c, c.rng, res)
+		if stirred, where := next.lock(c, res); stirred {
+			next.handOver(c, where, res)
 		}
 	case opAll:
-		var freed *lock.Range
+		stirs := false
 		for _, part := range c.all {
-			weakened := next.lock(part, res)
+			stirred, _ := next.lock(part, res)
 			if res.refusal != accepted {
 				*next = *s
 				*res = result{refusal: res.refusal, item: res.item, refused: part}
 				return
 			}
-			if weakened {
-				r := part.rng
-				if freed != nil {
-					r = hull(*freed, r)
-				}
-				freed = &r
-			}
+			stirs = stirs || stirred
 			res.items = append(res.items, res.item)
 		}
-		if freed != nil { // only now: a part must not lose to a waiter what another part set free
-			next.handOver(c, *freed, res)
+		if stirs { // only now: a part must not lose to a waiter what another part set free
+			next.handOver(c, lock.WholeFile(), res)
 		}
 		for i, part := range c.all { // a later part may have merged or split an earlier one
 			next.of(part.owner).OfIn(part.owner, part.rng.First(), part.rng.First(), func(it *interval.Item) bool {
@@ -135,38 +129,50 @@ func transition(next, s *state, c *command, res *result) {
 	}
 }
 
-// lock grants c, refuses it or puts it in line, and reports whether it weakened
-// something that its owner held.
-func (s *state) lock(c *command, res *result) (weakened bool) {
+// lock grants c, refuses it or puts it in line. It reports whether a grant may
+// let in somebody who waits, and where.
+func (s *state) lock(c *command, res *result) (stirs bool, where lock.Range) {
 	if c.upgrade && !s.holds(c.owner, c.rng) {
 		res.refusal = notHeld
-		return false
+		return
 	}
 	if hit := s.conflict(c.owner, c.rng, c.mode); hit != nil {
 		res.refusal, res.item = conflicts, *hit
 	} else if c.wait == nil || !s.anyBehind(c.wait, s.queue) {
-		var changed bool
-		res.item, changed, weakened = s.grab(c.owner, c.rng, c.mode, c.id, c.spare, c.now)
+		it, changed, weakened := s.grab(c.owner, c.rng, c.mode, c.id, c.spare, c.now)
+		res.item = it
 		if changed {
 			res.changed, res.logged = true, true
 		}
-		return weakened
+		return s.stirs(c.owner, c.rng, weakened)
 	}
 	if c.wait == nil {
-		return false
+		return
 	}
 	if c.upgrade {
 		// Both hold what the other one waits for, and neither can give it up.
 		for _, v := range s.queue {
 			if v.upgrade && !v.owner.Is(c.owner) && v.rng.Overlaps(c.rng) {
 				res.refusal, res.cycle = deadlocks, [2]*interval.Owner{c.owner, v.owner}
-				return false
+				return
 			}
 		}
 	}
 	res.refusal, res.waits, res.changed = accepted, true, true
 	s.queue = append(slices.Clip(s.queue), c.wait)
-	return false
+	return
+}
+
+// stirs reports whether a grant of r to o may let in somebody who waits, and
+// where. It may if it weakened what o held there; and if o still waits for
+// something else: what o has just got may be what somebody before it waits for,
+// and behind him it need not stay then. A zero-length range is let in even by a
+// stronger mode that splits the range which it was inside of.
+func (s *state) stirs(o *interval.Owner, r lock.Range, weakened bool) (bool, lock.Range) {
+	if slices.ContainsFunc(s.queue, func(w *waiter) bool { return w.owner.Is(o) || w.rng.IsEmpty() }) {
+		return true, lock.WholeFile()
+	}
+	return weakened, r
 }
 
 // release removes what c lets go of and who leaves the line with it, and hands
@@ -224,40 +230,38 @@ func (c *command) takes(w *waiter) bool {
 // ticket order, in this same transition. A wake-up is a grant; nobody is woken
 // to try again.
 //
-// A grant may weaken what its owner held before, and so free more bytes: then
-// the line is gone through again from its head.
+// A grant may stir up the line once more: then it is gone through again from
+// its head.
 func (s *state) handOver(c *command, freed lock.Range, res *result) {
 	if len(s.queue) == 0 || c.halted {
 		return
 	}
-	for again := true; again; {
-		again = false
-		left := make([]*waiter, 0, len(s.queue))
-		var taker *interval.Owner // holds all of freed exclusively: nobody else can be granted
-		for i, w := range s.queue {
-			if taker != nil && !taker.Is(w.owner) || !w.rng.Overlaps(freed) ||
-				s.conflict(w.owner, w.rng, w.mode) != nil || s.anyBehind(w, left) {
-				left = append(left, w)
-				continue
-			}
-			it, _, weakened := s.grab(w.owner, w.rng, w.mode, w.id, w.spare, c.now)
-			res.granted = append(res.granted, grant{w: w, item: it})
-			res.changed, res.logged = true, true
-			if w.mode == lock.Exclusive && w.rng.Contains(freed) {
-				taker = w.owner
-			}
-			if weakened {
-				freed = hull(freed, w.rng)
-				left = append(left, s.queue[i+1:]...)
-				again = true
-				break
-			}
+	var taker *interval.Owner // holds all of freed exclusively: nobody else can be granted
+	ours := false             // the queue is a copy
+	for i := 0; i < len(s.queue); {
+		w := s.queue[i]
+		// A zero-length range is let in by bytes that it does not overlap: the
+		// one before it, or the one at it.
+		unmoved := taker != nil && !taker.Is(w.owner) || !w.rng.Overlaps(freed)
+		if unmoved && !w.rng.IsEmpty() || s.conflict(w.owner, w.rng, w.mode) != nil || s.anyBehind(w, s.queue[:i]) {
+			i++
+			continue
 		}
-		s.queue = left
-		if len(left) == 0 {
-			s.queue = nil
-			return
+		if !ours {
+			s.queue, ours = slices.Clone(s.queue), true
 		}
+		s.queue = slices.Delete(s.queue, i, i+1)
+		it, _, weakened := s.grab(w.owner, w.rng, w.mode, w.id, w.spare, c.now)
+		res.granted = append(res.granted, grant{w: w, item: it})
+		res.changed, res.logged = true, true
+		if stirs, where := s.stirs(w.owner, w.rng, weakened); stirs {
+			freed, taker, i = hull(freed, where), nil, 0
+		} else if w.mode == lock.Exclusive && w.rng.Contains(freed) {
+			taker = w.owner
+		}
+	}
+	if len(s.queue) == 0 {
+		s.queue = nil
 	}
 }
 
