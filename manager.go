@@ -23,7 +23,7 @@ type Manager struct {
 // later change. What is held stays in the log. Looking is still possible. Only
 // the first Close does anything.
 func (m *Manager) Close() error {
-	m.table.Fail(fmt.Errorf("sneck: %w", lock.ErrClosed))
+	m.table.Fail(lock.ErrClosed)
 	if m.log == nil {
 		return nil
 	}

@@ -37,7 +37,7 @@ func Open(o Options) (*Manager, error) {
 		OnHalt: m.halt,
 	})
 	if err != nil {
-		return nil, fmt.Errorf("sneck: %w", err)
+		return nil, err
 	}
 	m.log, m.epoch = l, last.epoch+1
 	r := l.NewRecord(nil, wal.KindEpoch, epochBody(m.epoch))
@@ -45,7 +45,7 @@ func Open(o Options) (*Manager, error) {
 	<-r.Done()
 	if err := r.Err(); err != nil {
 		l.Close()
-		return nil, fmt.Errorf("sneck: starting epoch %d in %s: %w", m.epoch, o.Dir, err)
+		return nil, fmt.Errorf("starting epoch %d in %s: %w", m.epoch, o.Dir, err)
 	}
 	m.table.Begin(m.epoch, journal{l})
 	log.Info("lock table opened", "dir", o.Dir, "epoch", m.epoch, "locks", m.table.Stats().Locks)
@@ -104,7 +104,7 @@ func Inspect(dir string) (*Snapshot, error) {
 	var err error
 	s.Log, err = wal.Read(dir, func(k wal.Kind, body []byte) error { return last.record(s.table, k, body) })
 	if err != nil {
-		return nil, fmt.Errorf("sneck: %w", err)
+		return nil, err
 	}
 	s.Epoch = last.epoch
 	return s, nil
