@@ -95,8 +95,14 @@ func dump(t *Table) string {
 	return strings.Join(out, "\n")
 }
 
+// failer is a test, of rapid or not.
+type failer interface {
+	Helper()
+	Fatalf(string, ...any)
+}
+
 // check holds the state of one file against the invariants of the package.
-func check(t testing.TB, s *state) {
+func check(t failer, s *state) {
 	t.Helper()
 	var items []interval.Item
 	ids := map[lock.ID]bool{}
@@ -140,7 +146,7 @@ func check(t testing.TB, s *state) {
 }
 
 // checkAll checks every file of a table and its counters.
-func checkAll(t testing.TB, tb *Table) {
+func checkAll(t failer, tb *Table) {
 	t.Helper()
 	locks, files, waiters := 0, 0, 0
 	for i := range tb.shards {
