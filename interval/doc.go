@@ -25,6 +25,8 @@
 //     exact, not bounds.
 //  4. Every node but the root is at least a quarter full; all leaves have the
 //     same depth.
-//  5. The owner index, where there is one, holds the same items, ordered by
-//     (owner hash, first, last, id).
+//  5. The owner index, where there is one, holds the same items as the tree,
+//     ordered by (owner hash, first, last, id).
+//  6. The stale items of a set are in its trees, the fresh ones are not, and
+//     there are at most maxLoose of each.
 package interval

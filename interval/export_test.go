@@ -9,6 +9,6 @@ func (s *Set) Visited(r lock.Range, who Who, except *Owner) int {
 		return 1
 	}
 	q := query{a: a, b: b, who: who, except: except}
-	q.first(&s.many.main)
+	s.many.first(&q)
 	return q.visited
 }

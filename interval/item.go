@@ -14,26 +14,39 @@ import (
 // changed once an item points to it.
 type Owner struct {
 	lock.Owner
-	hash uint64
+	hash uint64 // 0: not computed
 }
 
-// OwnerOf is o with its hash.
-func OwnerOf(o lock.Owner) Owner { return Owner{Owner: o, hash: Hash(o)} }
+// NewOwner is o for items to point to.
+func NewOwner(o lock.Owner) *Owner { return &Owner{Owner: o, hash: Hash(o)} }
 
-// NewOwner is OwnerOf, for items to point to.
-func NewOwner(o lock.Owner) *Owner { p := OwnerOf(o); return &p }
+// Probe is o to ask with. It costs no hash until a set with an owner index is
+// asked.
+func Probe(o lock.Owner) Owner { return Owner{Owner: o} }
 
-// Hash is the hash of what makes an owner the same owner: nothing of it but
-// Client, ID and Semantics.
+// hashed is o's hash.
+func (o *Owner) hashed() uint64 {
+	if o.hash == 0 {
+		return Hash(o.Owner)
+	}
+	return o.hash
+}
+
+// Hash is the hash of what makes an owner the same owner: Client, ID and
+// Semantics. It is never 0.
 func Hash(o lock.Owner) uint64 {
-	return clientHash(o.Client) | (xxhash.Sum64String(o.ID)+uint64(o.Semantics))&0xffffffff
+	return clientHash(o.Client) | (xxhash.Sum64String(o.ID)+uint64(o.Semantics))&0xffffffff | 1
 }
 
 func clientHash(client string) uint64 { return xxhash.Sum64String(client) &^ 0xffffffff }
 
-// Is reports whether o and p are the same owner.
+// Is reports whether o and p, which are not nil, are the same owner.
 func (o *Owner) Is(p *Owner) bool {
-	return o == p || o != nil && p != nil && o.hash == p.hash && o.Same(p.Owner)
+	return o == p || (o.hash == p.hash || o.hash == 0 || p.hash == 0) && o.same(p)
+}
+
+func (o *Owner) same(p *Owner) bool {
+	return o.ID == p.ID && o.Client == p.Client && o.Semantics == p.Semantics
 }
 
 // Item is one held range.
@@ -143,7 +156,7 @@ const (
 func (o order) key(it *Item) key {
 	k := key{first: it.first, last: it.last, id: it.id}
 	if o == byOwner {
-		k.hash = it.owner.hash
+		k.hash = it.owner.hash // items' owners have theirs
 	}
 	return k
 }
@@ -167,6 +180,14 @@ func (t *top) without(o *Owner) (uint64, bool) {
 		return t.last, true
 	}
 	return t.other, t.rest
+}
+
+// misses reports whether t says the same without an item of o that ends at last.
+func (t *top) misses(last uint64, o *Owner) bool {
+	if t.owner.Is(o) {
+		return last < t.last
+	}
+	return last < t.other
 }
 
 func (t *top) add(last uint64, o *Owner) {
@@ -226,6 +247,17 @@ func (s *summary) add(it *Item) {
 	default:
 		s.shared.add(it.last, it.owner)
 	}
+}
+
+// misses reports whether s says the same without it.
+func (s *summary) misses(it *Item) bool {
+	if it.inert() {
+		return true
+	}
+	if it.Exclusive() {
+		return s.exclusive.misses(it.last, it.owner)
+	}
+	return s.shared.misses(it.last, it.owner)
 }
 
 func (s *summary) merge(t *summary) {

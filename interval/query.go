@@ -81,3 +81,32 @@ func (q *query) first(n *node) *Item {
 		n = next
 	}
 }
+
+// after is the first wanted item below n whose key is greater than k.
+func (q *query) after(n *node, k *key) *Item {
+	q.visited++
+	if n.kids == nil {
+		i, found := byRange.find(n.items, k)
+		if found {
+			i++
+		}
+		for ; i < len(n.items) && n.items[i].first <= q.b; i++ {
+			if q.hit(&n.items[i]) {
+				return &n.items[i]
+			}
+		}
+		return nil
+	}
+	i := below(n.kids, k)
+	if q.reaches(&n.kids[i].sum) {
+		if it := q.after(&n.kids[i].node, k); it != nil {
+			return it
+		}
+	}
+	for i++; i < len(n.kids) && n.kids[i].key.first <= q.b; i++ {
+		if q.reaches(&n.kids[i].sum) {
+			return q.first(&n.kids[i].node)
+		}
+	}
+	return nil
+}

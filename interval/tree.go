@@ -26,15 +26,10 @@ type kid struct {
 }
 
 func (o order) kidOf(n node) kid {
-	k := kid{node: n}
-	if n.kids != nil {
-		k.key = n.kids[0].key
-		for i := range n.kids {
-			k.sum.merge(&n.kids[i].sum)
-		}
-		return k
+	k := kid{node: n, key: o.smallest(&n)}
+	for i := range n.kids {
+		k.sum.merge(&n.kids[i].sum)
 	}
-	k.key = o.key(&n.items[0])
 	for i := range n.items {
 		k.sum.add(&n.items[i])
 	}
@@ -69,6 +64,16 @@ func below(kids []kid, k *key) int {
 	return i
 }
 
+// with is the sorted items with it.
+func (o order) with(items []Item, it *Item) []Item {
+	k := o.key(it)
+	i, found := o.find(items, &k)
+	if found {
+		panic("interval: an item with this key is there already (invariant 2)")
+	}
+	return withInserted(items, i, *it)
+}
+
 func withInserted[T any](s []T, i int, v T) []T {
 	out := make([]T, len(s)+1)
 	copy(out, s[:i])
@@ -84,28 +89,17 @@ func without[T any](s []T, i int) []T {
 	return out
 }
 
-// cutAt is where a node of n that has just become one too large is split: in
-// the middle, but late if it grew at its end, so that ascending ranges fill
-// their nodes.
-func cutAt(n, at int) int {
-	if at == n-1 {
-		return n - n/4
-	}
-	return n / 2
-}
-
 // insert adds it below n. If n became too large it comes back in two.
 func (o order) insert(n node, it *Item, k *key) (left, right node) {
 	if n.kids == nil {
-		i, found := o.find(n.items, k)
-		if found {
-			panic("interval: an item with this key is there already (invariant 2)")
-		}
-		items := withInserted(n.items, i, *it)
+		items := o.with(n.items, it)
 		if len(items) <= maxItems {
 			return node{items: items}, node{}
 		}
-		c := cutAt(len(items), i)
+		c := len(items) / 2
+		if items[len(items)-1].id == it.id { // grown at its end: ascending ranges fill their nodes
+			c = len(items) - minItems
+		}
 		return node{items: items[:c:c]}, node{items: slices.Clone(items[c:])}
 	}
 	i := below(n.kids, k)
@@ -125,12 +119,15 @@ func (o order) insert(n node, it *Item, k *key) (left, right node) {
 	if len(kids) <= maxKids {
 		return node{kids: kids}, node{}
 	}
-	c := cutAt(len(kids), i+1)
+	c := len(kids) / 2
+	if i+1 == len(kids)-1 {
+		c = len(kids) - minKids
+	}
 	return node{kids: kids[:c:c]}, node{kids: slices.Clone(kids[c:])}
 }
 
 // remove takes the item with key k out from below n; false if it is not there.
-func (o order) remove(n node, k *key) (node, bool) {
+func (o order) remove(n node, it *Item, k *key) (node, bool) {
 	if n.kids == nil {
 		i, found := o.find(n.items, k)
 		if !found {
@@ -139,7 +136,8 @@ func (o order) remove(n node, k *key) (node, bool) {
 		return node{items: without(n.items, i)}, true
 	}
 	i := below(n.kids, k)
-	c, found := o.remove(n.kids[i].node, k)
+	old := &n.kids[i]
+	c, found := o.remove(old.node, it, k)
 	if !found {
 		return n, false
 	}
@@ -147,8 +145,23 @@ func (o order) remove(n node, k *key) (node, bool) {
 		return o.refill(n, i, c), true
 	}
 	kids := slices.Clone(n.kids)
-	kids[i] = o.kidOf(c)
+	if old.sum.misses(it) {
+		kids[i].node = c
+		if *k == old.key {
+			kids[i].key = o.smallest(&c)
+		}
+	} else {
+		kids[i] = o.kidOf(c)
+	}
 	return node{kids: kids}, true
+}
+
+// smallest is the smallest key below n.
+func (o order) smallest(n *node) key {
+	if n.kids != nil {
+		return n.kids[0].key
+	}
+	return o.key(&n.items[0])
 }
 
 func (n *node) small() bool {

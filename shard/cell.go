@@ -44,11 +44,34 @@ type shard struct {
 	cells *xsync.MapOf[fileRef, *cell]
 	clock atomic.Uint64 // no version of a removed cell is higher
 	_     [48]byte
-	locks atomic.Int64 // ranges held
-	files atomic.Int64 // cells that are not empty
+	held  atomic.Uint64 // ranges held << filesBits + cells that are not empty
 	ids   atomic.Uint64
 	idle  atomic.Pointer[cell] // cells that were seen empty, a stack
-	_     [32]byte
+	_     [40]byte
+}
+
+// filesBits: one counter for two numbers is one atomic addition per change.
+const filesBits = 30
+
+// count notes that a file's state went from s to next.
+func (sh *shard) count(s, next *state) {
+	d := uint64(next.locks()-s.locks()) << filesBits
+	switch was, is := s.empty(), next.empty(); {
+	case was && !is:
+		d++
+	case !was && is:
+		d--
+	}
+	if d != 0 {
+		sh.held.Add(d)
+	}
+}
+
+// counts are the ranges held and the cells that are not empty.
+func (sh *shard) counts() (locks, files int) {
+	n := sh.held.Load()
+	files = int(n & (1<<filesBits - 1))
+	return int(n >> filesBits), files
 }
 
 func newCells() *xsync.MapOf[fileRef, *cell] {

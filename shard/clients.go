@@ -155,7 +155,7 @@ func (t *Table) ReleaseClient(name string) (int, error) {
 	c.links(func(l *link) bool {
 		var res result
 		var ticket Ticket
-		cmd := command{op: opReleaseClient, client: name, now: t.now()}
+		cmd := command{op: opReleaseClient, client: name}
 		if ticket, err = t.apply(l.cell.ref, false, &cmd, &res); err != nil {
 			return false
 		}

@@ -78,11 +78,9 @@ func (t *Table) TryLockAll(rs []lock.Request) ([]lock.Held, error) {
 // Unlock lets go of what o holds of r. SMB owners must hold a lock on exactly
 // r, or it is ErrNotFound.
 func (t *Table) Unlock(f lock.FileKey, o lock.Owner, r lock.Range) error {
-	ref := refOf(f)
-	id := t.newIDs(t.shard(ref))
-	c := command{op: opUnlock, owner: t.owner(o), rng: r, spare: id, now: t.now()}
+	c := command{op: opUnlock, who: interval.Probe(o), rng: r}
 	var res result
-	if err := t.do(ref, false, &c, &res); err != nil {
+	if err := t.do(refOf(f), false, &c, &res); err != nil {
 		return err
 	}
 	if res.refusal == notHeld && o.Semantics == lock.SMB {
@@ -94,7 +92,7 @@ func (t *Table) Unlock(f lock.FileKey, o lock.Owner, r lock.Range) error {
 // ReleaseOwner lets go of all that o holds and waits for on f.
 func (t *Table) ReleaseOwner(f lock.FileKey, o lock.Owner) (int, error) {
 	var res result
-	c := command{op: opReleaseOwner, owner: t.owner(o), now: t.now()}
+	c := command{op: opReleaseOwner, who: interval.Probe(o)}
 	err := t.do(refOf(f), false, &c, &res)
 	return res.released, err
 }
@@ -102,7 +100,7 @@ func (t *Table) ReleaseOwner(f lock.FileKey, o lock.Owner) (int, error) {
 // ReleaseFile lets go of all that anybody holds and waits for on f.
 func (t *Table) ReleaseFile(f lock.FileKey) (int, error) {
 	var res result
-	c := command{op: opReleaseFile, now: t.now()}
+	c := command{op: opReleaseFile}
 	err := t.do(refOf(f), false, &c, &res)
 	return res.released, err
 }

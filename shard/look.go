@@ -16,7 +16,7 @@ func (t *Table) Test(r lock.Request) (lock.Held, bool) {
 	if s == empty {
 		return lock.Held{}, false
 	}
-	o := interval.OwnerOf(r.Owner)
+	o := interval.Probe(r.Owner)
 	hit := s.firstOther(&o, r.Range, r.Mode)
 	if hit == nil {
 		return lock.Held{}, false
@@ -31,7 +31,7 @@ func (t *Table) CheckIO(f lock.FileKey, o lock.Owner, r lock.Range, write bool) 
 	if s == empty || s.smb == nil && o.Semantics != lock.SMB {
 		return lock.Held{}, false
 	}
-	io := interval.OwnerOf(o)
+	io := interval.Probe(o)
 	hit := s.denies(&io, r, write)
 	if hit == nil {
 		return lock.Held{}, false
@@ -45,7 +45,7 @@ func (t *Table) HasOwner(f lock.FileKey, o lock.Owner) bool {
 	if s == empty {
 		return false
 	}
-	ow, found := interval.OwnerOf(o), false
+	ow, found := interval.Probe(o), false
 	s.of(&ow).Of(&ow, func(*interval.Item) bool { found = true; return false })
 	return found
 }
@@ -152,13 +152,13 @@ func (t *Table) files(q lock.Filter, f func(lock.FileKey, *state) bool) {
 // Stats counts what is in the table.
 type Stats struct{ Locks, Files, Clients, Waiters int }
 
-// Stats counts what is in the table now. Locks and Files count from 0 while
-// nobody changes anything; Clients are those that hold or wait.
+// Stats counts what is in the table now; Clients are those that hold or wait.
 func (t *Table) Stats() Stats {
 	st := Stats{Waiters: t.waiting.Size()}
 	for i := range t.shards {
-		st.Locks += int(t.shards[i].locks.Load())
-		st.Files += int(t.shards[i].files.Load())
+		locks, files := t.shards[i].counts()
+		st.Locks += locks
+		st.Files += files
 	}
 	t.clients.Range(func(name string, c *client) bool {
 		here := false

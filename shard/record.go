@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math"
 
+	"sneck/interval"
 	"sneck/lock"
 )
 
@@ -67,10 +68,10 @@ func (c *command) appendTo(b []byte) []byte {
 		b = binary.AppendUvarint(b, uint64(c.spare))
 		b = binary.AppendVarint(b, c.now)
 	case opUnlock:
-		b = appendRange(appendOwner(b, &c.owner.Owner), c.rng)
+		b = appendRange(appendOwner(b, &c.who.Owner), c.rng)
 		b = binary.AppendUvarint(b, uint64(c.spare))
 	case opReleaseOwner:
-		b = appendOwner(b, &c.owner.Owner)
+		b = appendOwner(b, &c.who.Owner)
 	case opReleaseClient:
 		b = appendString(b, c.client)
 	}
@@ -210,7 +211,7 @@ func (t *Table) Replay(body []byte) error {
 		transition(next, s, c, &res)
 		if res.refusal != accepted {
 			return fmt.Errorf("lock record of %q, version %d: what it says cannot have happened: %w", file, version,
-				t.refusal(lock.Request{File: file, Owner: ownerOf(c), Range: c.rng, Mode: c.mode}, &res))
+				t.refusal(lock.Request{File: file, Owner: c.who.Owner, Range: c.rng, Mode: c.mode}, &res))
 		}
 		s = next
 		if c.op == opLock {
@@ -226,22 +227,11 @@ func (t *Table) Replay(body []byte) error {
 	s.version = version
 	cl.state.Store(s)
 	sh := t.shard(cl.ref)
-	sh.locks.Add(int64(s.locks() - was.locks()))
-	switch {
-	case was.empty() && !s.empty():
-		sh.files.Add(1)
-	case !was.empty() && s.empty():
-		sh.files.Add(-1)
+	sh.count(was, s)
+	if s.empty() {
 		t.emptied(sh, cl)
 	}
 	return nil
-}
-
-func ownerOf(c *command) lock.Owner {
-	if c.owner == nil {
-		return lock.Owner{}
-	}
-	return c.owner.Owner
 }
 
 func (t *Table) part(r *reader) (*command, error) {
@@ -271,7 +261,10 @@ func (t *Table) part(r *reader) (*command, error) {
 	}
 	if r.err == nil && c.op != opReleaseClient && c.op != opReleaseFile {
 		r.err = c.rng.ValidFor(o.Semantics)
-		c.owner = t.owner(o)
+		c.who = interval.Probe(o)
+		if c.op == opLock {
+			c.owner = t.owner(o)
+		}
 	}
 	return c, r.err
 }

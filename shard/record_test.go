@@ -33,6 +33,7 @@ func TestRecordPartsRoundTrip(t *testing.T) {
 		if c.owner.Semantics == lock.SMB && rapid.Bool().Draw(rt, "zero") {
 			c.rng, _ = lock.SMBRange(a, 0)
 		}
+		c.who = *c.owner
 		body := c.appendTo(nil)
 		r := reader{b: body}
 		got, err := New(1).part(&r)
@@ -75,7 +76,7 @@ func TestReplayRefuses(t *testing.T) {
 	locked := command{op: opLock, owner: a, rng: span(0, 9), mode: lock.Exclusive, id: 5, spare: 6, now: 1}
 	other := locked
 	other.owner = b
-	unlock := command{op: opUnlock, owner: b, rng: span(0, 9)}
+	unlock := command{op: opUnlock, who: *b, rng: span(0, 9)}
 	for _, tc := range []struct {
 		name, want string
 		body       []byte

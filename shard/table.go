@@ -131,12 +131,13 @@ func (t *Table) apply(ref fileRef, create bool, c *command, res *result) (Ticket
 // try computes the state after c and publishes it, unless the state has
 // changed since s was loaded.
 func (t *Table) try(cl *cell, s *state, c *command, res *result) (Ticket, bool) {
+	sh := t.shard(cl.ref)
+	t.prepare(sh, s, c)
 	var scratch state
 	transition(&scratch, s, c, res)
 	if !res.changed {
 		return s.ticket, true
 	}
-	sh := t.shard(cl.ref)
 	var next *state
 	if t.journal == nil && scratch.empty() {
 		next = empty
@@ -157,16 +158,10 @@ func (t *Table) try(cl *cell, s *state, c *command, res *result) (Ticket, bool) 
 		if t.journal != nil {
 			t.journal.Submit(next.ticket)
 		}
-		if d := next.locks() - s.locks(); d != 0 {
-			sh.locks.Add(int64(d))
-		}
 	}
 	t.at(StepSubmitted)
-	switch was, is := s.empty(), next.empty(); {
-	case was && !is:
-		sh.files.Add(1)
-	case !was && is:
-		sh.files.Add(-1)
+	sh.count(s, next)
+	if next.empty() {
 		t.emptied(sh, cl)
 	}
 	switch c.op {
@@ -196,6 +191,19 @@ func (t *Table) refused() error {
 		return *err
 	}
 	return nil
+}
+
+// prepare gives c what it needs on a file in state s, and only that: the clock
+// and the ids cost as much as the rest of an unlock.
+func (t *Table) prepare(sh *shard, s *state, c *command) {
+	if c.now == 0 && len(s.queue) > 0 {
+		c.now = t.now() // for the grants
+	}
+	if c.op == opUnlock && c.spare == 0 {
+		if it, one := s.posix.Only(); !one || it.First() < c.rng.First() && c.rng.Last() < it.Last() {
+			c.spare = t.newIDs(sh)
+		}
+	}
 }
 
 // Fail ends all changes: every waiter is decided with err, and every later

@@ -12,8 +12,8 @@ type op uint8
 
 const (
 	opLock          op = iota + 1 // owner, rng, mode, id, spare
-	opUnlock                      // owner, rng, spare
-	opReleaseOwner                // owner
+	opUnlock                      // who, rng, spare
+	opReleaseOwner                // who
 	opReleaseClient               // client
 	opReleaseFile                 //
 	opCancel                      // w; never logged
@@ -23,13 +23,14 @@ const (
 // command is one thing to do to one file.
 type command struct {
 	op     op
-	owner  *interval.Owner
+	owner  *interval.Owner // stays in the table
+	who    interval.Owner  // does not
 	client string
 	rng    lock.Range
 	mode   lock.Mode
 	id     lock.ID
 	spare  lock.ID
-	now    int64 // microseconds since 1970
+	now    int64 // microseconds since 1970; of every grant
 
 	upgrade bool       // opLock: only if the owner holds all of rng
 	wait    *waiter    // opLock: stand in line as this if refused; opCancel: who leaves it
@@ -110,7 +111,7 @@ func transition(next, s *state, c *command, res *result) {
 			})
 		}
 	case opUnlock:
-		if !next.drop(c.owner, c.rng, c.spare) {
+		if !next.drop(&c.who, c.rng, c.spare) {
 			res.refusal = notHeld
 			return
 		}
@@ -198,7 +199,7 @@ func (c *command) release(set *interval.Set) int {
 	add := func(it *interval.Item) bool { gone = append(gone, *it); return true }
 	switch c.op {
 	case opReleaseOwner:
-		set.Of(c.owner, add)
+		set.Of(&c.who, add)
 	case opReleaseClient:
 		set.OfClient(c.client, add)
 	case opReleaseFile:
@@ -218,7 +219,7 @@ func (c *command) release(set *interval.Set) int {
 func (c *command) takes(w *waiter) bool {
 	switch c.op {
 	case opReleaseOwner:
-		return w.owner.Is(c.owner)
+		return w.owner.Is(&c.who)
 	case opReleaseClient:
 		return w.owner.Client == c.client
 	}

@@ -36,6 +36,7 @@ func TestTransitionInvariants(t *testing.T) {
 		decided := map[*waiter]bool{}
 		for range rapid.IntRange(1, 60).Draw(rt, "steps") {
 			c := &command{owner: rapid.SampledFrom(owners).Draw(rt, "owner"), id: id, spare: id + 1, now: int64(id)}
+			c.who = *c.owner
 			id += 2
 			c.rng = genRange(rt, top)
 			if c.owner.Semantics == lock.SMB && rapid.IntRange(0, 3).Draw(rt, "zero") == 0 {

@@ -42,7 +42,7 @@ func (t *Table) settle(f lock.FileKey, o outcome) (lock.Held, error) {
 // err. False: it was decided already.
 func (t *Table) leave(w *waiter, err error) bool {
 	var res result
-	c := command{op: opCancel, wait: w, now: t.now()}
+	c := command{op: opCancel, wait: w}
 	if _, e := t.apply(w.ref, false, &c, &res); e != nil || res.refusal != accepted {
 		return false
 	}
