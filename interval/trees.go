@@ -12,7 +12,7 @@ const (
 	// can make it come and go with one lock.
 	indexFrom = 128
 	// maxLoose is how many changes wait beside the trees.
-	maxLoose = 16
+	maxLoose = 8
 )
 
 // trees holds more than a few items: those of the trees without the stale
