@@ -152,7 +152,12 @@ func valid(f lock.FileKey, o lock.Owner, r lock.Range) error {
 // Test is the lock that is in r's way, if any: the first one, a copy. It
 // ignores who stands in line and what r's own owner holds. It waits for nobody
 // and allocates nothing. A request that is not valid has nothing in its way.
-func (m *Manager) Test(r lock.Request) (lock.Held, bool) { return m.table.Test(r) }
+func (m *Manager) Test(r lock.Request) (lock.Held, bool) {
+	if r.Validate() != nil {
+		return lock.Held{}, false
+	}
+	return m.table.Test(r)
+}
 
 // CheckIO is the lock that denies o to read or write r, if any. SMB locks deny
 // everybody: an exclusive one all I/O of others, a shared one every write, its

@@ -33,7 +33,8 @@ type command struct {
 	now    int64 // microseconds since 1970; of every grant
 
 	upgrade bool       // opLock: only if the owner holds all of rng
-	wait    *waiter    // opLock: stand in line as this if refused; opCancel: who leaves it
+	polite  bool       // opLock: not before those in line whom it would keep out
+	wait    *waiter    // opLock: polite, and stand in line as this if refused; opCancel: who leaves it
 	all     []*command // opAll: locks, all or none
 	halted  bool       // nothing can be logged any more: grant nothing
 }
@@ -43,7 +44,8 @@ type refusal uint8
 
 const (
 	accepted  refusal = iota
-	conflicts         // with result.blocker
+	conflicts         // with result.item in the way
+	queues            // has to stay behind somebody in line
 	notHeld
 	deadlocks // with result.cycle
 )
@@ -139,7 +141,9 @@ func (s *state) lock(c *command, res *result) (stirs bool, where lock.Range) {
 	}
 	if hit := s.conflict(c.owner, c.rng, c.mode); hit != nil {
 		res.refusal, res.item = conflicts, *hit
-	} else if c.wait == nil || !s.anyBehind(c.wait, s.queue) {
+	} else if me := (waiter{owner: c.owner, rng: c.rng, mode: c.mode}); (c.polite || c.wait != nil) && s.anyBehind(&me, s.queue) {
+		res.refusal = queues
+	} else {
 		it, changed, weakened := s.grab(c.owner, c.rng, c.mode, c.id, c.spare, c.now)
 		res.item = it
 		if changed {

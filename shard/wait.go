@@ -50,23 +50,28 @@ func (t *Table) leave(w *waiter, err error) bool {
 	return true
 }
 
-// stand puts r in line unless it can be granted at once. It returns the waiter
-// when it stands there, else the outcome.
+// stand grants r at once or puts w in line for it. It returns whether w stands
+// there, else the outcome.
 func (t *Table) stand(r lock.Request, upgrade bool, w *waiter) (waits bool, o outcome) {
-	ref := refOf(r.File)
-	id := t.newIDs(t.shard(ref))
-	w.ref, w.id, w.spare, w.owner, w.rng, w.mode, w.upgrade, w.since = ref, id, id+1, t.owner(r.Owner), r.Range, r.Mode, upgrade, t.now()
-	c := command{op: opLock, owner: w.owner, rng: w.rng, mode: w.mode, id: w.id, spare: w.spare, now: w.since, upgrade: upgrade, wait: w}
-	t.waiting.Store(id, w) // before it can be granted, so that what is decided is also deleted
+	w.ref = refOf(r.File)
+	w.id = t.newIDs(t.shard(w.ref))
+	w.spare, w.owner, w.rng, w.mode, w.upgrade, w.since = w.id+1, t.owner(r.Owner), r.Range, r.Mode, upgrade, t.now()
+	c := command{op: opLock, owner: w.owner, rng: w.rng, mode: w.mode, id: w.id, spare: w.spare, now: w.since, upgrade: upgrade, polite: true}
 	var res result
-	ticket, err := t.apply(ref, true, &c, &res)
-	if err == nil && res.waits {
-		if failed := t.refused(); failed != nil {
-			t.leave(w, failed) // Fail may have gone through the line before w came
+	ticket, err := t.apply(w.ref, true, &c, &res)
+	if err == nil && (res.refusal == conflicts || res.refusal == queues) {
+		// Only now is it worth being found by Cancel. It is put there before it
+		// can be decided, so that what is decided is also removed.
+		t.waiting.Store(w.id, w)
+		c.wait, res = w, result{}
+		if ticket, err = t.apply(w.ref, true, &c, &res); err == nil && res.waits {
+			if failed := t.refused(); failed != nil {
+				t.leave(w, failed) // Fail may have gone through the line before w came
+			}
+			return true, outcome{}
 		}
-		return true, outcome{}
+		t.waiting.Delete(w.id)
 	}
-	t.waiting.Delete(id)
 	if err == nil {
 		err = t.refusal(r, &res)
 	}
