@@ -172,8 +172,10 @@ func (m *Manager) CheckIO(f lock.FileKey, o lock.Owner, r lock.Range, write bool
 func (m *Manager) HasOwner(f lock.FileKey, o lock.Owner) bool { return m.table.HasOwner(f, o) }
 
 // ReleaseOwner lets go of all that o holds on f, and takes o's waiters there
-// out of the line with ErrReleased. It returns how many locks it released, and
-// fails with ErrInvalid, ErrHalted or ErrClosed.
+// out of the line with ErrReleased: the owner is gone. An owner that lives on
+// and only drops its locks, as a POSIX process does when it closes any of its
+// descriptors, wants Unlock of the whole file. It returns how many locks it
+// released, and fails with ErrInvalid, ErrHalted or ErrClosed.
 func (m *Manager) ReleaseOwner(_ context.Context, f lock.FileKey, o lock.Owner) (int, error) {
 	if err := valid(f, o, lock.WholeFile()); err != nil {
 		return 0, err
