@@ -1,0 +1,49 @@
+# Every target works from a clean clone on a Debian-like machine with Go.
+
+GO            ?= go
+BENCH         ?= .
+BENCHTIME     ?= 1s
+BENCHCOUNT    ?= 1
+GOLANGCI_LINT ?= $(GO) run github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
+
+.DEFAULT_GOAL := help
+
+.PHONY: help
+help: ## list the targets
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 18
+
+.PHONY: deps
+deps: ## install the Debian packages that tests and demo use
+	@./scripts/deps.sh
+
+.PHONY: build
+build: ## build bin/sneck
+	$(GO) build -o bin/sneck ./cmd/sneck
+
+.PHONY: demo
+demo: deps build ## mount a scratch folder, run real programs on it, show who holds what, kill it
+	@./scripts/demo.sh bin/sneck
+
+.PHONY: test
+test: deps ## all tests, with the race detector
+	$(GO) test -race ./...
+
+.PHONY: test-concurrent
+test-concurrent: deps ## the concurrent tests, 20 times
+	$(GO) test -race -count 20 -timeout 60m -run 'Concurrent|Freeze|Waiters|Nothing|Wait|Signal|Cancel|Kill' . ./shard ./wal ./fusefs
+
+.PHONY: lint
+lint: ## golangci-lint
+	$(GOLANGCI_LINT) run ./...
+
+.PHONY: bench
+bench: ## the workloads, e.g. make bench BENCH=W03 BENCHTIME=2s
+	$(GO) test -run '^$$' -bench '$(BENCH)' -benchtime $(BENCHTIME) -count $(BENCHCOUNT) -cpu 1,2 ./bench
+
+.PHONY: ci
+ci: ## what CI runs
+	./.ci/run
+
+.PHONY: clean
+clean: ## remove what build made
+	rm -rf bin
