@@ -13,8 +13,9 @@
 // and unlocked again, so that the table is the same before and after. Keys,
 // owners and ranges are made before the clock starts.
 //
-// The functions are meant for -cpu 1,2: those that run on all CPUs give the
+// The functions are meant for two runs, -cpu 1 and -cpu 2: those that run on all CPUs give the
 // time that passes per operation, so that half the figure on two CPUs is twice
-// the throughput. Figures of different runs do not
-// compare on a machine that does other things as well.
+// the throughput. Figures of different runs do not compare on a machine that
+// does other things as well; where a ratio matters, the benchmark measures both
+// sides in one run and reports it.
 package bench

@@ -34,7 +34,7 @@ start() {
 		kill -0 "$mount_pid" 2>/dev/null || { cat "$work/out" "$work/err" >&2; exit 1; }
 		read -rt 0.05 <> <(:) || true
 	done
-	sed "s,$work/,," "$work/out"
+	sed "s,$work/,,g" "$work/out"
 }
 
 # hold NAME COMMAND...: runs the command, which says "held" when it has its lock
@@ -76,7 +76,7 @@ show "$sneck" log inspect "$log"
 
 say "5. kill -9 of the file server: the log still knows"
 kill -9 "$mount_pid"
-wait "$mount_pid" || true
+wait "$mount_pid" 2>/dev/null || true
 mount_pid=""
 show "$sneck" log inspect "$log"
 
