@@ -11,7 +11,8 @@ import (
 // outcome is how a wait ended.
 type outcome struct {
 	item   interval.Item
-	ticket Ticket // to be waited for before the outcome counts
+	ticket Ticket  // to be waited for before the outcome counts
+	id     lock.ID // that was given to the request
 	err    error
 }
 
@@ -50,40 +51,55 @@ func (t *Table) leave(w *waiter, err error) bool {
 	return true
 }
 
-// stand grants r at once or puts w in line for it. It returns whether w stands
-// there, else the outcome.
+// polite grants r at once, unless somebody is in the way or in line before it:
+// then it reports that r has to wait.
+func (t *Table) polite(r lock.Request, upgrade bool) (waits bool, o outcome) {
+	ref := refOf(r.File)
+	id := t.newIDs(t.shard(ref))
+	c := command{op: opLock, owner: t.owner(r.Owner), rng: r.Range, mode: r.Mode, id: id, spare: id + 1, now: t.now(), upgrade: upgrade, polite: true}
+	var res result
+	ticket, err := t.apply(ref, true, &c, &res)
+	if err == nil {
+		if res.refusal == conflicts || res.refusal == queues {
+			return true, outcome{}
+		}
+		err = t.refusal(r, &res)
+	}
+	return false, outcome{item: res.item, ticket: ticket, id: id, err: err}
+}
+
+// stand puts w in line for r, or grants it if it can be granted now. It returns
+// whether w stands there, else the outcome.
 func (t *Table) stand(r lock.Request, upgrade bool, w *waiter) (waits bool, o outcome) {
 	w.ref = refOf(r.File)
 	w.id = t.newIDs(t.shard(w.ref))
 	w.spare, w.owner, w.rng, w.mode, w.upgrade, w.since = w.id+1, t.owner(r.Owner), r.Range, r.Mode, upgrade, t.now()
-	c := command{op: opLock, owner: w.owner, rng: w.rng, mode: w.mode, id: w.id, spare: w.spare, now: w.since, upgrade: upgrade, polite: true}
+	c := command{op: opLock, owner: w.owner, rng: w.rng, mode: w.mode, id: w.id, spare: w.spare, now: w.since, upgrade: upgrade, wait: w}
+	t.waiting.Store(w.id, w) // before it can be decided, so that what is decided is also removed
 	var res result
 	ticket, err := t.apply(w.ref, true, &c, &res)
-	if err == nil && (res.refusal == conflicts || res.refusal == queues) {
-		// Only now is it worth being found by Cancel. It is put there before it
-		// can be decided, so that what is decided is also removed.
-		t.waiting.Store(w.id, w)
-		c.wait, res = w, result{}
-		if ticket, err = t.apply(w.ref, true, &c, &res); err == nil && res.waits {
-			if failed := t.refused(); failed != nil {
-				t.leave(w, failed) // Fail may have gone through the line before w came
-			}
-			return true, outcome{}
+	if err == nil && res.waits {
+		if failed := t.refused(); failed != nil {
+			t.leave(w, failed) // Fail may have gone through the line before w came
 		}
-		t.waiting.Delete(w.id)
+		return true, outcome{}
 	}
+	t.waiting.Delete(w.id)
 	if err == nil {
 		err = t.refusal(r, &res)
 	}
-	return false, outcome{item: res.item, ticket: ticket, err: err}
+	return false, outcome{item: res.item, ticket: ticket, id: w.id, err: err}
 }
 
 // Lock waits in line for r. It fails with ctx's error, wrapped, if ctx ends
 // while it stands there; then it leaves nothing behind.
 func (t *Table) Lock(ctx context.Context, r lock.Request, upgrade bool) (lock.Held, error) {
+	waits, o := t.polite(r, upgrade)
+	if !waits {
+		return t.settle(r.File, o)
+	}
 	w := &waiter{decide: make(chan outcome, 1)}
-	waits, o := t.stand(r, upgrade, w)
-	if waits {
+	if waits, o = t.stand(r, upgrade, w); waits {
 		select {
 		case o = <-w.decide:
 		case <-ctx.Done():
@@ -99,16 +115,18 @@ func (t *Table) Lock(ctx context.Context, r lock.Request, upgrade bool) (lock.He
 // Enqueue is Lock without a goroutine that waits: done is called exactly once,
 // on another goroutine, unless Enqueue itself fails.
 func (t *Table) Enqueue(r lock.Request, done func(lock.Held, error)) (lock.ID, error) {
-	w := &waiter{done: done}
-	waits, o := t.stand(r, false, w)
-	switch {
-	case waits:
-	case o.err != nil:
-		return 0, o.err
-	default:
-		go func() { done(t.settle(r.File, o)) }()
+	waits, o := t.polite(r, false)
+	if waits {
+		w := &waiter{done: done}
+		if waits, o = t.stand(r, false, w); waits {
+			return w.id, nil
+		}
 	}
-	return w.id, nil
+	if o.err != nil {
+		return 0, o.err
+	}
+	go func() { done(t.settle(r.File, o)) }()
+	return o.id, nil
 }
 
 // Cancel takes a waiter out of the line; it is decided with ErrCanceled. False:
