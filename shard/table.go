@@ -211,9 +211,9 @@ func (t *Table) prepare(sh *shard, s *state, c *command) {
 // error stays.
 func (t *Table) Fail(err error) {
 	t.failed.CompareAndSwap(nil, &err)
-	err = t.refused()
+	first := t.refused()
 	t.waiting.Range(func(_ lock.ID, w *waiter) bool {
-		t.leave(w, err)
+		t.leave(w, first)
 		return true
 	})
 	t.sweeper.stop()
