@@ -1,6 +1,7 @@
 package fusefs
 
 import (
+	"errors"
 	"syscall"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
@@ -42,7 +43,7 @@ func (p *passthrough) Create(cancel <-chan struct{}, in *fuse.CreateIn, name str
 	}
 	flags, created := ioFlags(in.Flags)|unix.O_NOFOLLOW, true
 	fd, err := openat(dir.fd, name, flags|unix.O_CREAT|unix.O_EXCL, in.Mode&0o7777)
-	if err == unix.EEXIST && in.Flags&unix.O_EXCL == 0 {
+	if errors.Is(err, unix.EEXIST) && in.Flags&unix.O_EXCL == 0 {
 		created = false
 		fd, err = openat(dir.fd, name, flags, 0)
 	}
@@ -54,7 +55,7 @@ func (p *passthrough) Create(cancel <-chan struct{}, in *fuse.CreateIn, name str
 	if err == nil && created {
 		if err = p.give(dir, n, in.Caller, &st); err != nil {
 			p.nodes.drop(n, 1)
-			unix.Unlinkat(dir.fd, name, 0)
+			_ = unix.Unlinkat(dir.fd, name, 0) // why it could not be given counts
 		}
 	}
 	if err != nil {

@@ -89,7 +89,7 @@ func newNodes(fd int) (*nodes, error) {
 	return t, nil
 }
 
-func inodeOf(st *syscall.Stat_t) inode { return inode{dev: uint64(st.Dev), ino: st.Ino} }
+func inodeOf(st *syscall.Stat_t) inode { return inode{dev: st.Dev, ino: st.Ino} }
 
 func procPath(fd int) string { return fmt.Sprintf("/proc/self/fd/%d", fd) }
 

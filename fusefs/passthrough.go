@@ -1,6 +1,7 @@
 package fusefs
 
 import (
+	"errors"
 	"log/slog"
 	"os"
 	"syscall"
@@ -52,7 +53,7 @@ func status(err error) fuse.Status { return fuse.Status(fs.ToErrno(err)) }
 // again calls f until a signal no longer interrupts it.
 func again(f func() error) error {
 	for {
-		if err := f(); err != unix.EINTR {
+		if err := f(); !errors.Is(err, unix.EINTR) {
 			return err
 		}
 	}

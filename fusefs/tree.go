@@ -45,7 +45,7 @@ func (p *passthrough) make(parent uint64, caller fuse.Caller, name string, remov
 	}
 	if err := p.give(dir, n, caller, &st); err != nil {
 		p.nodes.drop(n, 1)
-		unix.Unlinkat(dir.fd, name, removeFlags)
+		_ = unix.Unlinkat(dir.fd, name, removeFlags) // why it could not be given counts
 		return status(err)
 	}
 	fillEntry(n, &st, out)

@@ -38,12 +38,12 @@ func TestErrorsMatchOneSentinel(t *testing.T) {
 	} {
 		wrapped := fmt.Errorf("outer: %w", errors.Join(errors.New("beside"), fmt.Errorf("inner: %w", tc.err)))
 		for _, s := range sentinels {
-			if got := errors.Is(wrapped, s); got != (s == tc.is) {
+			if got, want := errors.Is(wrapped, s), s.Error() == tc.is.Error(); got != want {
 				t.Errorf("%v is %q: %v", tc.err, s, got)
 			}
 		}
 		target := reflect.New(reflect.TypeOf(tc.err))
-		if !errors.As(wrapped, target.Interface()) || target.Elem().Interface() != tc.err {
+		if !errors.As(wrapped, target.Interface()) || !reflect.DeepEqual(target.Elem().Interface(), tc.err) {
 			t.Errorf("errors.As does not find %T", tc.err)
 		}
 		for _, part := range tc.says {
