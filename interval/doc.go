@@ -22,7 +22,7 @@
 //     can derive from one version at the same time.
 //  2. Items are ordered by (first, last, id), and ids are unique in a set.
 //  3. A child entry's key is the smallest key below it, and its summaries are
-//     exact, not bounds.
+//     exact, not bounds; the owner index has none.
 //  4. Every node but the root is at least a quarter full; all leaves have the
 //     same depth.
 //  5. The owner index, where there is one, holds the same items as the tree,

@@ -21,12 +21,15 @@ type node struct {
 // kid is one child and what its parent knows of it.
 type kid struct {
 	node
-	key key // the smallest below
-	sum summary
+	key key     // the smallest below
+	sum summary // not in the owner index, which is never asked for conflicts
 }
 
 func (o order) kidOf(n node) kid {
 	k := kid{node: n, key: o.smallest(&n)}
+	if o == byOwner {
+		return k
+	}
 	for i := range n.kids {
 		k.sum.merge(&n.kids[i].sum)
 	}
@@ -111,7 +114,9 @@ func (o order) insert(n node, it *Item, k *key) (left, right node) {
 		if k.compare(&c.key) < 0 {
 			c.key = *k
 		}
-		c.sum.add(it)
+		if o == byRange {
+			c.sum.add(it)
+		}
 		return node{kids: kids}, node{}
 	}
 	kids := withInserted(n.kids, i+1, o.kidOf(r))
@@ -145,7 +150,7 @@ func (o order) remove(n node, it *Item, k *key) (node, bool) {
 		return o.refill(n, i, c), true
 	}
 	kids := slices.Clone(n.kids)
-	if old.sum.misses(it) {
+	if o == byOwner || old.sum.misses(it) {
 		kids[i].node = c
 		if *k == old.key {
 			kids[i].key = o.smallest(&c)
