@@ -2,6 +2,7 @@ package sneck
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"iter"
 	"log/slog"
@@ -40,12 +41,14 @@ func Open(o Options) (*Manager, error) {
 		return nil, err
 	}
 	m.log, m.epoch = l, last.epoch+1
+	if m.epoch > shard.MaxEpoch {
+		return nil, errors.Join(fmt.Errorf("log %s: it has been opened %d times, and no more ids are left", o.Dir, last.epoch), l.Close())
+	}
 	r := l.NewRecord(nil, wal.KindEpoch, epochBody(m.epoch))
 	l.Submit(r)
 	<-r.Done()
 	if err := r.Err(); err != nil {
-		l.Close()
-		return nil, fmt.Errorf("starting epoch %d in %s: %w", m.epoch, o.Dir, err)
+		return nil, errors.Join(fmt.Errorf("starting epoch %d in %s: %w", m.epoch, o.Dir, err), l.Close())
 	}
 	m.table.Begin(m.epoch, journal{l})
 	log.Info("lock table opened", "dir", o.Dir, "epoch", m.epoch, "locks", m.table.Stats().Locks)

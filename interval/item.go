@@ -40,7 +40,8 @@ func Hash(o lock.Owner) uint64 {
 
 func clientHash(client string) uint64 { return xxhash.Sum64String(client) &^ 0xffffffff }
 
-// Is reports whether o and p, which are not nil, are the same owner.
+// Is reports whether o and p, which are not nil, are the same owner. A hash
+// that was not computed says nothing.
 func (o *Owner) Is(p *Owner) bool {
 	return o == p || (o.hash == p.hash || o.hash == 0 || p.hash == 0) && o.same(p)
 }
@@ -54,18 +55,28 @@ type Item struct {
 	first, last uint64 // an empty range at x > 0 is stored as first x, last x-1: what Range.Overlaps says is then plain arithmetic
 	owner       *Owner
 	id          lock.ID
-	meta        uint64 // microseconds since 1970 << 8 | flags
+	meta        uint64 // microseconds since 1970, epoch, flags
 }
 
 const (
 	flagExclusive = 1 << iota
 	flagEmpty
+	flagBits = iota
+
+	epochBits = 10
+	metaBits  = flagBits + epochBits // leave 52 for the time: until 2112
 )
+
+// EpochShift: the upper bits of an id are the server epoch in which it was
+// given out. A piece that is cut off gets a new id and keeps the epoch of its
+// grant, as long as that is not 1024 epochs back.
+const EpochShift = 46
 
 // NewItem is the item that says: owner holds r in mode since then.
 // since is in microseconds since 1970 and not negative.
 func NewItem(o *Owner, r lock.Range, m lock.Mode, id lock.ID, since int64) Item {
-	it := Item{first: r.First(), last: r.Last(), owner: o, id: id, meta: uint64(since) << 8}
+	it := Item{first: r.First(), last: r.Last(), owner: o, id: id}
+	it.meta = uint64(since)<<metaBits | uint64(id)>>EpochShift%(1<<epochBits)<<flagBits
 	if m == lock.Exclusive {
 		it.meta |= flagExclusive
 	}
@@ -80,10 +91,17 @@ func NewItem(o *Owner, r lock.Range, m lock.Mode, id lock.ID, since int64) Item 
 
 func (it *Item) Owner() *Owner   { return it.owner }
 func (it *Item) ID() lock.ID     { return it.id }
-func (it *Item) Since() int64    { return int64(it.meta >> 8) }
+func (it *Item) Since() int64    { return int64(it.meta >> metaBits) }
 func (it *Item) Exclusive() bool { return it.meta&flagExclusive != 0 }
 func (it *Item) First() uint64   { return it.first }
 func (it *Item) Last() uint64    { return it.last }
+
+// Epoch is the server epoch in which the item was granted: the last one not
+// after its id's that has the bits that were kept.
+func (it *Item) Epoch() uint64 {
+	e := uint64(it.id) >> EpochShift
+	return e - (e-it.meta>>flagBits)%(1<<epochBits)
+}
 
 // Mode is the mode in which the range is held.
 func (it *Item) Mode() lock.Mode {
@@ -114,7 +132,7 @@ func bytes(first, last uint64) lock.Range {
 // Time is when the item was granted.
 func (it *Item) Time() time.Time { return time.UnixMicro(it.Since()) }
 
-// With is the same hold on other bytes, under another id if the id is not 0.
+// with is the same hold on other bytes, under another id if the id is not 0.
 func (it Item) with(first, last uint64, id lock.ID) Item {
 	it.first, it.last = first, last
 	if id != 0 {

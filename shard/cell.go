@@ -1,11 +1,13 @@
 package shard
 
 import (
+	"fmt"
 	"sync/atomic"
 
 	"github.com/cespare/xxhash/v2"
 	"github.com/puzpuzpuz/xsync/v3"
 
+	"sneck/interval"
 	"sneck/lock"
 )
 
@@ -67,11 +69,13 @@ func (sh *shard) count(s, next *state) {
 	}
 }
 
-// counts are the ranges held and the cells that are not empty.
+// counts are the ranges held and the cells that are not empty. Changes are
+// counted after they were published, in any order, so that either may be below
+// 0 for a moment.
 func (sh *shard) counts() (locks, files int) {
-	n := sh.held.Load()
-	files = int(n & (1<<filesBits - 1))
-	return int(n >> filesBits), files
+	n := int64(sh.held.Load())
+	files = int(n << (64 - filesBits) >> (64 - filesBits))
+	return int((n - int64(files)) >> filesBits), files
 }
 
 func newCells() *xsync.MapOf[fileRef, *cell] {
@@ -102,13 +106,17 @@ func (t *Table) cell(r fileRef) *cell {
 	if c, ok := sh.cells.Load(r); ok {
 		return c
 	}
-	fresh := &cell{ref: r}
-	if t.journal == nil {
-		fresh.state.Store(empty)
-	} else {
-		fresh.state.Store(&state{version: sh.clock.Load()})
-	}
-	c, _ := sh.cells.LoadOrStore(r, fresh)
+	c, _ := sh.cells.LoadOrCompute(r, func() *cell {
+		c := &cell{ref: r}
+		if t.journal == nil {
+			c.state.Store(empty)
+		} else {
+			// Read here, where the map knows that there is no cell: the clock was
+			// raised before the last one was marked dead, and so before it went.
+			c.state.Store(&state{version: sh.clock.Load()})
+		}
+		return c
+	})
 	return c
 }
 
@@ -121,23 +129,26 @@ func (sh *shard) bury(c *cell) {
 // share is seldom touched.
 const block = 1 << 12
 
-// epochShift: the upper bits of an id are the server epoch in which it was
-// given out, so that an id is never given out again after a restart.
-const epochShift = 44
+// MaxEpoch is the last server epoch whose ids can be told from all others'.
+const MaxEpoch = 1<<(64-interval.EpochShift) - 1
 
-// EpochOf is the server epoch in which id was given out.
-func EpochOf(id lock.ID) uint64 { return uint64(id) >> epochShift }
+// errIDs is why a table stops when it has given out all ids of an epoch, after
+// some 10^13 requests.
+var errIDs = fmt.Errorf("%w: the ids of this epoch are used up; open the log again", lock.ErrHalted)
 
-// newIDs gives out two ids: id and id+1.
+// newIDs gives out two ids: id and id+1. Their upper bits are the server epoch,
+// so that an id is never given out again after a restart.
 func (t *Table) newIDs(sh *shard) lock.ID {
 	for {
 		n := sh.ids.Load()
 		at := n
 		if n%block == 0 { // used up, or never had one
-			at = t.blocks.Add(1) * block
+			if at = t.blocks.Add(1) * block; at >= 1<<interval.EpochShift {
+				t.failed.CompareAndSwap(nil, &errIDs)
+			}
 		}
 		if sh.ids.CompareAndSwap(n, at+2) {
-			return lock.ID(t.epoch<<epochShift | at)
+			return lock.ID(t.epoch<<interval.EpochShift | at)
 		}
 	}
 }

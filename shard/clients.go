@@ -47,6 +47,10 @@ type client struct {
 	rests  int64 // sweeps since the last trim
 }
 
+// trimAtOnce is the number of links up to which a call may trim its client: it
+// costs the call less than a millisecond.
+const trimAtOnce = 1 << 12
+
 // gone is the head of a client that is no longer in the map. It is its last.
 var gone = new(link)
 
@@ -67,7 +71,12 @@ func (t *Table) index(cl *cell, name string) {
 			continue
 		}
 		cl.link.Store(l)
-		if c.made.Add(1) > 2*c.kept.Load()+64 {
+		if l.dead.Load() { // it may have gone before it was stored
+			cl.link.CompareAndSwap(l, nil)
+		}
+		// The sweeper trims; but links to few files that are made anew all the
+		// time are not left to lie until then.
+		if n := c.made.Add(1); n > 2*c.kept.Load()+64 && n < trimAtOnce {
 			t.trim(c)
 		}
 		t.sweeper.watch(t, c)
@@ -129,6 +138,9 @@ func (t *Table) trim(c *client) {
 		if prev != nil {
 			prev.next.Store(l.next.Load())
 		}
+		// A link that has gone must not be reached from a cell that stays: it
+		// leads on to other links and cells that have gone.
+		l.cell.link.CompareAndSwap(l, nil)
 		return true
 	})
 	c.kept.Store(kept)

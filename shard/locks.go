@@ -9,7 +9,7 @@ import (
 func held(f lock.FileKey, it *interval.Item) lock.Held {
 	return lock.Held{
 		ID: it.ID(), File: f, Owner: it.Owner().Owner, Range: it.Range(), Mode: it.Mode(),
-		Epoch: EpochOf(it.ID()), Since: it.Time(),
+		Epoch: it.Epoch(), Since: it.Time(),
 	}
 }
 

@@ -160,6 +160,7 @@ func (t *Table) Stats() Stats {
 		st.Locks += locks
 		st.Files += files
 	}
+	st.Locks, st.Files = max(0, st.Locks), max(0, st.Files)
 	t.clients.Range(func(name string, c *client) bool {
 		here := false
 		c.links(func(l *link) bool { here = l.cell.state.Load().has(name); return !here })

@@ -136,6 +136,12 @@ func (t *Table) try(cl *cell, s *state, c *command, res *result) (Ticket, bool) 
 	var scratch state
 	transition(&scratch, s, c, res)
 	if !res.changed {
+		if s.empty() { // the cell may have been made for this call
+			t.emptied(sh, cl)
+		}
+		if res.refusal == accepted {
+			t.indexAll(cl, c) // whoever got the lock may not have come that far
+		}
 		return s.ticket, true
 	}
 	var next *state
@@ -164,14 +170,7 @@ func (t *Table) try(cl *cell, s *state, c *command, res *result) (Ticket, bool) 
 	if next.empty() {
 		t.emptied(sh, cl)
 	}
-	switch c.op {
-	case opLock:
-		t.index(cl, c.owner.Client)
-	case opAll:
-		for _, part := range c.all {
-			t.index(cl, part.owner.Client)
-		}
-	}
+	t.indexAll(cl, c)
 	t.at(StepIndexed)
 	for _, g := range res.granted {
 		t.decide(g.w, outcome{item: g.item, ticket: next.ticket})
@@ -183,6 +182,18 @@ func (t *Table) try(cl *cell, s *state, c *command, res *result) (Ticket, bool) 
 	}
 	t.at(StepDelivered)
 	return next.ticket, true
+}
+
+// indexAll puts the clients that c may have brought to the file into the index.
+func (t *Table) indexAll(cl *cell, c *command) {
+	switch c.op {
+	case opLock:
+		t.index(cl, c.owner.Client)
+	case opAll:
+		for _, part := range c.all {
+			t.index(cl, part.owner.Client)
+		}
+	}
 }
 
 // refused is why nothing may change any more, or nil.
