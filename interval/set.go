@@ -167,6 +167,19 @@ func (s *Set) OfClient(client string, f func(*Item) bool) {
 	s.Each(func(it *Item) bool { return it.owner.Client != client || f(it) })
 }
 
+// In visits all items that overlap r, in order, until f returns false.
+func (s *Set) In(r lock.Range, f func(*Item) bool) {
+	a, b, ok := span(r)
+	if !ok {
+		return
+	}
+	if s.many != nil {
+		s.many.in(a, b, f)
+		return
+	}
+	s.Each(func(it *Item) bool { return it.first > b || it.last < a || it.inert() || f(it) })
+}
+
 // OfIn visits o's items that have a byte in [a,b], in order, until f returns
 // false. It asks of o's items that they do not overlap each other, as POSIX
 // ranges don't; then it costs O(log n) and the items that it visits.

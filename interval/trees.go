@@ -247,6 +247,14 @@ func (t *trees) ofClient(client string, f func(*Item) bool) {
 	})
 }
 
+// in visits all items with a byte in [a,b].
+func (t *trees) in(a, b uint64, f func(*Item) bool) {
+	g := func(it *Item) bool { return it.first > b || it.last < a || it.inert() || f(it) }
+	m := merger{t: t}
+	overlapping(&t.main, a, b, func(it *Item) bool { return m.old(it, g) })
+	m.until(nil, g)
+}
+
 // ofIn visits o's items, which do not overlap each other, that have a byte in
 // [a,b].
 func (t *trees) ofIn(o *Owner, a, b uint64, f func(*Item) bool) {

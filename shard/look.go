@@ -2,7 +2,6 @@ package shard
 
 import (
 	"iter"
-	"slices"
 	"time"
 
 	"sneck/interval"
@@ -93,23 +92,27 @@ func (s *state) waits(f lock.FileKey, i int) lock.Waiting {
 		Request: lock.Request{File: f, Owner: w.owner.Owner, Range: w.rng, Mode: w.mode},
 		Since:   time.UnixMicro(w.since),
 	}
+	type identity struct {
+		client, id string
+		semantics  lock.Semantics
+	}
+	seen := make(map[identity]bool)
 	add := func(o *interval.Owner) {
-		if !slices.ContainsFunc(out.Blockers, o.Same) {
+		if who := (identity{o.Client, o.ID, o.Semantics}); !seen[who] {
+			seen[who] = true
 			out.Blockers = append(out.Blockers, o.Owner)
 		}
 	}
-	s.each(func(it *interval.Item) bool {
+	holder := func(it *interval.Item) bool {
 		own := it.Owner().Is(w.owner) && !(w.owner.Semantics == lock.SMB && w.mode == lock.Exclusive)
-		if !own && it.Mode().Conflicts(w.mode) && it.Range().Overlaps(w.rng) {
+		if !own && it.Mode().Conflicts(w.mode) {
 			add(it.Owner())
 		}
 		return true
-	})
-	for _, v := range s.queue[:i] {
-		if s.behind(w, v) {
-			add(v.owner)
-		}
 	}
+	s.posix.In(w.rng, holder)
+	s.stacked().In(w.rng, holder)
+	s.behind(w, s.queue[:i], func(v *waiter) bool { add(v.owner); return true })
 	return out
 }
 

@@ -130,7 +130,7 @@ func (s *state) leave(goes func(*waiter) bool) (gone []*waiter) {
 	if gone != nil {
 		s.queue = slices.DeleteFunc(slices.Clone(s.queue), goes)
 		if len(s.queue) == 0 {
-			s.queue = nil
+			s.queue, s.odd = nil, false
 		}
 	}
 	return gone

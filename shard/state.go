@@ -13,6 +13,7 @@ type state struct {
 	posix interval.Set  // ranges of POSIX and OFD owners: one owner's never overlap
 	smb   *interval.Set // ranges of SMB owners: they stack; nil when there are none
 	queue []*waiter     // who stands in line, by ticket: the first came first
+	odd   bool          // since the line was last empty, an owner stood in it twice, or for a zero-length range
 
 	// What the shell keeps beside it; a transition neither reads nor writes it.
 	version uint64 // grows with every logged change of the file
@@ -79,12 +80,51 @@ type waiter struct {
 	done   func(lock.Held, error) // Enqueue: called once
 }
 
-// behind reports whether w, newly come or next to be granted, has to stay
-// behind v, which came earlier and still waits: v would conflict with it. But
-// if w's owner holds what v waits for, v cannot go first anyway, and to let w
-// wait for it would be a deadlock of our own making.
-func (s *state) behind(w, v *waiter) bool {
-	return !v.owner.Is(w.owner) && v.mode.Conflicts(w.mode) && v.rng.Overlaps(w.rng) && !s.blocks(w.owner, v)
+// A waiter has to stay behind those who came earlier, still wait, and would
+// conflict with it: else readers that keep coming would starve a writer. But it
+// need not stay behind one who waits for its own owner, be it for what the
+// owner holds or for the turn of somebody else who does: that one cannot go
+// first anyway, and to wait for it would be a deadlock of our own making.
+//
+//	held     oooooooooo
+//	in line  uuuuuuuuuu             exclusive: waits for O
+//	               vvvvvvvvvvvvv    waits for U's turn, and so for O
+//	new                 oooooo      need not wait for V
+
+// rivals reports whether w would have to stay behind v, but for that exception.
+func rivals(w, v *waiter) bool {
+	return !v.owner.Is(w.owner) && v.mode.Conflicts(w.mode) && v.rng.Overlaps(w.rng)
+}
+
+// behind visits those of the earlier waiters whom w has to stay behind, in
+// order, until f returns false.
+func (s *state) behind(w *waiter, earlier []*waiter, f func(*waiter) bool) {
+	i := slices.IndexFunc(earlier, func(v *waiter) bool { return rivals(w, v) })
+	if i < 0 {
+		return
+	}
+	holds := false
+	s.of(w.owner).Of(w.owner, func(*interval.Item) bool { holds = true; return false })
+	var onOwner []bool // earlier[k] waits for w's owner
+	for k, v := range earlier {
+		if holds {
+			waits := s.blocks(w.owner, v)
+			for j := 0; j < k && !waits; j++ {
+				waits = onOwner[j] && rivals(v, earlier[j]) && !s.blocks(v.owner, earlier[j])
+			}
+			if onOwner = append(onOwner, waits); waits {
+				continue
+			}
+		}
+		if k >= i && rivals(w, v) && !f(v) {
+			return
+		}
+	}
+}
+
+// waitsAt reports whether o stands in line.
+func (s *state) waitsAt(o *interval.Owner) bool {
+	return slices.ContainsFunc(s.queue, func(w *waiter) bool { return w.owner.Is(o) })
 }
 
 // blocks reports whether a lock that o holds is in v's way.
@@ -102,8 +142,10 @@ func (s *state) blocks(o *interval.Owner, v *waiter) bool {
 	return found
 }
 
-func (s *state) anyBehind(w *waiter, earlier []*waiter) bool {
-	return slices.ContainsFunc(earlier, func(v *waiter) bool { return s.behind(w, v) })
+// anyBehind reports whether w has to stay behind any of the earlier ones.
+func (s *state) anyBehind(w *waiter, earlier []*waiter) (any bool) {
+	s.behind(w, earlier, func(*waiter) bool { any = true; return false })
+	return any
 }
 
 // has reports whether any lock or waiter of the client is on the file.

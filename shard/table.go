@@ -177,7 +177,11 @@ func (t *Table) try(cl *cell, s *state, c *command, res *result) (Ticket, bool) 
 	}
 	if c.op != opCancel {
 		for _, w := range res.gone {
-			t.decide(w, outcome{err: released(w)})
+			err := released(w)
+			if c.op == opUnlock {
+				err = &lock.NotFoundError{File: w.ref.key, Owner: w.owner.Owner, Range: w.rng}
+			}
+			t.decide(w, outcome{err: err})
 		}
 	}
 	t.at(StepDelivered)

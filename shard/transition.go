@@ -118,7 +118,15 @@ func transition(next, s *state, c *command, res *result) {
 			return
 		}
 		res.changed, res.logged = true, true
-		next.handOver(c, c.rng, res)
+		// An upgrade is of what its owner holds: without that it is over.
+		res.gone = next.leave(func(w *waiter) bool {
+			return w.upgrade && w.owner.Is(&c.who) && !next.holds(w.owner, w.rng)
+		})
+		where := c.rng
+		if res.gone != nil {
+			where = lock.WholeFile()
+		}
+		next.handOver(c, where, res)
 	case opReleaseOwner, opReleaseClient, opReleaseFile:
 		next.release(c, res)
 	case opCancel:
@@ -157,13 +165,14 @@ func (s *state) lock(c *command, res *result) (stirs bool, where lock.Range) {
 	if c.upgrade {
 		// Both hold what the other one waits for, and neither can give it up.
 		for _, v := range s.queue {
-			if v.upgrade && !v.owner.Is(c.owner) && v.rng.Overlaps(c.rng) {
+			if v.upgrade && !v.owner.Is(c.owner) && s.blocks(c.owner, v) && s.blocks(v.owner, c.wait) {
 				res.refusal, res.cycle = deadlocks, [2]*interval.Owner{c.owner, v.owner}
 				return
 			}
 		}
 	}
 	res.refusal, res.waits, res.changed = accepted, true, true
+	s.odd = s.odd || c.rng.IsEmpty() || s.waitsAt(c.owner)
 	s.queue = append(slices.Clip(s.queue), c.wait)
 	return
 }
@@ -174,7 +183,7 @@ func (s *state) lock(c *command, res *result) (stirs bool, where lock.Range) {
 // and behind him it need not stay then. A zero-length range is let in even by a
 // stronger mode that splits the range which it was inside of.
 func (s *state) stirs(o *interval.Owner, r lock.Range, weakened bool) (bool, lock.Range) {
-	if slices.ContainsFunc(s.queue, func(w *waiter) bool { return w.owner.Is(o) || w.rng.IsEmpty() }) {
+	if s.waitsAt(o) || s.odd && slices.ContainsFunc(s.queue, func(w *waiter) bool { return w.rng.IsEmpty() }) {
 		return true, lock.WholeFile()
 	}
 	return weakened, r
@@ -244,6 +253,9 @@ func (s *state) handOver(c *command, freed lock.Range, res *result) {
 	var taker *interval.Owner // holds all of freed exclusively: nobody else can be granted
 	ours := false             // the queue is a copy
 	for i := 0; i < len(s.queue); {
+		if taker != nil && !s.odd {
+			break // the others are others
+		}
 		w := s.queue[i]
 		// A zero-length range is let in by bytes that it does not overlap: the
 		// one before it, or the one at it.
@@ -259,22 +271,17 @@ func (s *state) handOver(c *command, freed lock.Range, res *result) {
 		it, _, weakened := s.grab(w.owner, w.rng, w.mode, w.id, w.spare, c.now)
 		res.granted = append(res.granted, grant{w: w, item: it})
 		res.changed, res.logged = true, true
-		if stirs, where := s.stirs(w.owner, w.rng, weakened); stirs {
-			freed, taker, i = hull(freed, where), nil, 0
+		stirs := weakened
+		if s.odd { // else w was its owner's only one, and none is of zero length
+			stirs, _ = s.stirs(w.owner, w.rng, weakened)
+		}
+		if stirs {
+			freed, taker, i = lock.WholeFile(), nil, 0
 		} else if w.mode == lock.Exclusive && w.rng.Contains(freed) {
 			taker = w.owner
 		}
 	}
 	if len(s.queue) == 0 {
-		s.queue = nil
+		s.queue, s.odd = nil, false
 	}
-}
-
-// hull is the smallest range that has both.
-func hull(r, t lock.Range) lock.Range {
-	h, err := lock.Bytes(min(r.First(), t.First()), max(r.Last(), t.Last()))
-	if err != nil {
-		panic("shard: " + err.Error())
-	}
-	return h
 }
