@@ -46,6 +46,7 @@
 //
 // Every file's state is an immutable value behind one pointer. Looking loads
 // it; changing computes the next state by a pure function and swaps it in. No
-// mutex is held on any path of a lock call, and a caller that stops anywhere
-// holds up nobody else.
+// mutex is held while a state is computed or published, and a caller that stops
+// anywhere holds up nobody else; but whom it has just granted a lock learns of it
+// from that caller, and durable calls wait for the disk.
 package sneck

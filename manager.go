@@ -20,7 +20,7 @@ type Manager struct {
 }
 
 // Close ends the manager: everybody in line gets ErrClosed, and so does every
-// later change. What is held stays in the log. Looking is still possible. Only
+// later change, unless it had halted before and says so still. What is held stays in the log. Looking is still possible. Only
 // the first Close does anything.
 func (m *Manager) Close() error {
 	m.table.Fail(lock.ErrClosed)
@@ -57,11 +57,19 @@ func (m *Manager) TryLock(_ context.Context, r lock.Request) (lock.Held, error) 
 	return m.table.TryLock(r)
 }
 
+// MaxBatch is how many requests TryLockAll takes, so that a record has a bound.
+const MaxBatch = 4096
+
 // TryLockAll locks all of rs, which must be of one file, or none: a later one
-// sees the earlier ones held. The results are in the order of rs; ranges that
-// merged are given as what they became. It fails as TryLock does, with the
-// first request that cannot be granted.
+// sees the earlier ones held. The results are in the order of rs; a range that a
+// later one merged with or replaced is given as what then holds its first byte.
+// It fails as TryLock does, with the first request that cannot be granted, whose
+// holder may be an earlier request of another owner; and with ErrLimit for more
+// than MaxBatch of them.
 func (m *Manager) TryLockAll(_ context.Context, rs []lock.Request) ([]lock.Held, error) {
+	if len(rs) > MaxBatch {
+		return nil, &lock.LimitError{What: "requests in a batch", Limit: MaxBatch}
+	}
 	for i := range rs {
 		if err := ready(&rs[i]); err != nil {
 			return nil, fmt.Errorf("request %d: %w", i, err)
@@ -94,7 +102,9 @@ func (m *Manager) Lock(ctx context.Context, r lock.Request) (lock.Held, error) {
 // Enqueue is Lock without a goroutine that waits. Unless it fails itself, done
 // is called exactly once, on a goroutine of its own and possibly before Enqueue
 // returns: with the lock when it is granted and as durable as chosen, else with
-// an error as Lock has it. The id is the waiter's and then the lock's.
+// an error as Lock has it. The id is the waiter's and then the lock's, but for a
+// waiter whose owner got the lock in another way meanwhile: a grant that changes
+// nothing has the id of the lock that is there.
 func (m *Manager) Enqueue(r lock.Request, done func(lock.Held, error)) (lock.ID, error) {
 	if err := ready(&r); err != nil {
 		return 0, err
@@ -125,7 +135,8 @@ func (m *Manager) Unlock(_ context.Context, f lock.FileKey, o lock.Owner, r lock
 
 // Upgrade turns o's shared lock on r into an exclusive one, waiting in line for
 // it. What o holds it keeps until then, and also if it is refused or cancelled.
-// It fails with ErrNotFound unless o holds all of r, with ErrDeadlock if another
+// It fails with ErrNotFound unless o holds all of r, and when o unlocks some of
+// it meanwhile, with ErrDeadlock if another
 // owner is already waiting to upgrade bytes of r, since neither could ever be
 // granted, with ErrInvalid for SMB owners, who have no conversion, and else as
 // Lock does.

@@ -35,7 +35,7 @@ func TestConcurrentReleaseClientFindsAll(t *testing.T) {
 			case <-stop:
 				return
 			default:
-				tb.Sweep()
+				tb.sweep()
 				runtime.Gosched()
 			}
 		}
@@ -77,7 +77,7 @@ func TestConcurrentReleaseClientFindsAll(t *testing.T) {
 	close(stop)
 	sweeping.Wait()
 	for range 3 {
-		tb.Sweep()
+		tb.sweep()
 	}
 	if cells, clients, waiters := sizes(tb); cells+clients+waiters != 0 {
 		t.Fatalf("%d cells, %d clients, %d waiters are left", cells, clients, waiters)
@@ -128,7 +128,7 @@ func TestVersionsGrowAcrossCells(t *testing.T) {
 			t.Fatal(err)
 		}
 		for range 3 {
-			tb.Sweep()
+			tb.sweep()
 		}
 		if cells, _, _ := sizes(tb); cells != 0 {
 			t.Fatal("the cell is still there")

@@ -12,15 +12,18 @@
 //
 //  1. What is held changes in [transition] and nowhere else, and a published
 //     state never changes.
-//  2. No two owners hold conflicting modes on the same byte.
+//  2. No two owners hold conflicting modes on the same byte. (A zero-length SMB
+//     range has no byte: a POSIX owner's ranges may merge around it.)
 //  3. No waiter stands in line whom neither a holder nor somebody before him in
 //     line keeps out. The transition that frees bytes grants them.
 //  4. A waiter is decided exactly once: granted, cancelled, released or failed,
 //     by the one transition that takes it out of the line.
-//  5. No lock path takes a mutex. A goroutine that stops anywhere between two
-//     steps keeps nobody else from finishing: what it left half done (a dead
-//     cell that is still in the map, a record that was published but not
-//     handed to the journal) the next one who meets it completes.
+//  5. No mutex is held while a state is computed or published; the maps lock a
+//     bucket for a moment to add a file, a waiter or a client. A goroutine that
+//     stops at a step keeps nobody else from finishing: what it left half done
+//     (a dead cell that is still in the map, a record that was published but not
+//     handed to the journal) the next one who meets it completes. Only a waiter
+//     that it has just granted hears of it no sooner.
 //  6. A change is in its file's log in the order in which it was published: a
 //     record knows its predecessor, and the journal writes that one first.
 //  7. A client that holds a lock or waits, by a call that has returned, is in

@@ -142,10 +142,10 @@ func TestFreezeWithDeadCell(t *testing.T) {
 	if err := tb.Unlock("f", o, lock.WholeFile()); err != nil {
 		t.Fatal(err)
 	}
-	tb.Sweep()
+	tb.sweep()
 	f := freezeAt(tb, StepDead)
 	done := make(chan struct{})
-	go func() { tb.Sweep(); close(done) }()
+	go func() { tb.sweep(); close(done) }()
 	<-f.there
 	hold(t, tb, o, span(0, 9))
 	others(t, tb)

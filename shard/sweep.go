@@ -11,8 +11,8 @@ const (
 )
 
 // sweeper removes what is left of files and clients that are no longer there.
-// It runs on a timer that is armed only while there may be something to do,
-// one sweep at a time, and holds nobody up.
+// It runs on a timer that is armed while there are idle cells or clients with
+// links, one sweep at a time, and holds nobody up.
 type sweeper struct {
 	armed   atomic.Bool
 	stopped atomic.Bool
@@ -68,7 +68,7 @@ func (t *Table) tick() {
 	if t.sweeper.stopped.Load() {
 		return
 	}
-	more := t.Sweep()
+	more := t.sweep()
 	t.sweeper.armed.Store(false)
 	if more || t.pending() {
 		t.sweeper.arm(t)
@@ -86,10 +86,10 @@ func (t *Table) pending() bool {
 	return t.sweeper.clients.Load() != nil
 }
 
-// Sweep removes the cells that have been empty since the sweep before, and
+// sweep removes the cells that have been empty since the sweep before, and
 // trims clients. It must not run twice at the same time; a table sweeps itself.
 // It reports whether something is left to look at.
-func (t *Table) Sweep() (more bool) {
+func (t *Table) sweep() (more bool) {
 	for i := range t.shards {
 		sh := &t.shards[i]
 		for c := sh.idle.Swap(nil); c != nil; {

@@ -105,7 +105,8 @@ func (t *Table) apply(ref fileRef, create bool, c *command, res *result) (Ticket
 		}
 		c.halted = true
 	}
-	for {
+	var mine int64 // when patience ended
+	for try := int64(1); ; try++ {
 		var cl *cell
 		if create {
 			cl = t.cell(ref)
@@ -121,10 +122,48 @@ func (t *Table) apply(ref fileRef, create bool, c *command, res *result) (Ticket
 			continue
 		}
 		t.at(StepLoaded)
+		if try > patience {
+			// Long and unlucky: ask the others for twice the time that the last
+			// attempts took on average.
+			if mine == 0 {
+				mine = t.now()
+			}
+			cl.slow.Store(t.now() + min(mostYield, 50+2*(t.now()-mine)/(try-patience)))
+		} else if cl.slow.Load() != 0 {
+			t.yield(cl)
+			if s = cl.state.Load(); s == dead {
+				continue
+			}
+		}
 		if ticket, ok := t.try(cl, s, c, res); ok {
+			if try > patience {
+				cl.slow.Store(0)
+			}
 			return ticket, nil
 		}
 		*res = result{}
+	}
+}
+
+const (
+	// patience is how often an attempt may fail before its caller asks the
+	// others to wait. Short ones succeed long before that.
+	patience = 8
+	// mostYield is how long they wait for it at most, in microseconds.
+	mostYield = 100_000
+)
+
+// yield waits while somebody who has failed again and again tries to get a long
+// transition through: computing it takes longer than the time between two short
+// ones, which would go on to win for ever. It waits for a bounded time, so that
+// one who asked and stopped then holds up nobody.
+func (t *Table) yield(cl *cell) {
+	for until := cl.slow.Load(); until != 0; until = cl.slow.Load() {
+		if t.now() >= until {
+			cl.slow.CompareAndSwap(until, 0)
+			return
+		}
+		time.Sleep(20 * time.Microsecond)
 	}
 }
 

@@ -16,7 +16,7 @@ const (
 	opReleaseOwner                // who
 	opReleaseClient               // client
 	opReleaseFile                 //
-	opCancel                      // w; never logged
+	opCancel                      // wait; only its grants are logged
 	opAll                         // all; logged as its parts
 )
 
@@ -104,13 +104,13 @@ func transition(next, s *state, c *command, res *result) {
 		if stirs { // only now: a part must not lose to a waiter what another part set free
 			next.handOver(c, lock.WholeFile(), res)
 		}
-		for i, part := range c.all { // a later part may have merged or split an earlier one
-			next.of(part.owner).OfIn(part.owner, part.rng.First(), part.rng.First(), func(it *interval.Item) bool {
-				if part.owner.Semantics != lock.SMB && it.Mode() == part.mode {
+		for i, part := range c.all { // a later part may have merged, split or replaced an earlier one
+			if part.owner.Semantics != lock.SMB {
+				next.posix.OfIn(part.owner, part.rng.First(), part.rng.First(), func(it *interval.Item) bool {
 					res.items[i] = *it
-				}
-				return true
-			})
+					return true
+				})
+			}
 		}
 	case opUnlock:
 		if !next.drop(&c.who, c.rng, c.spare) {
@@ -218,13 +218,7 @@ func (c *command) release(set *interval.Set) int {
 	case opReleaseFile:
 		set.Each(add)
 	}
-	if len(gone) == set.Len() {
-		*set = interval.Set{}
-		return len(gone)
-	}
-	for _, it := range gone {
-		*set = set.Delete(it)
-	}
+	*set = set.DeleteAll(gone)
 	return len(gone)
 }
 

@@ -11,8 +11,7 @@ import (
 // outcome is how a wait ended.
 type outcome struct {
 	item   interval.Item
-	ticket Ticket  // to be waited for before the outcome counts
-	id     lock.ID // that was given to the request
+	ticket Ticket // to be waited for before the outcome counts
 	err    error
 }
 
@@ -65,7 +64,7 @@ func (t *Table) polite(r lock.Request, upgrade bool) (waits bool, o outcome) {
 		}
 		err = t.refusal(r, &res)
 	}
-	return false, outcome{item: res.item, ticket: ticket, id: id, err: err}
+	return false, outcome{item: res.item, ticket: ticket, err: err}
 }
 
 // stand puts w in line for r, or grants it if it can be granted now. It returns
@@ -88,7 +87,7 @@ func (t *Table) stand(r lock.Request, upgrade bool, w *waiter) (waits bool, o ou
 	if err == nil {
 		err = t.refusal(r, &res)
 	}
-	return false, outcome{item: res.item, ticket: ticket, id: w.id, err: err}
+	return false, outcome{item: res.item, ticket: ticket, err: err}
 }
 
 // Lock waits in line for r. It fails with ctx's error, wrapped, if ctx ends
@@ -126,7 +125,7 @@ func (t *Table) Enqueue(r lock.Request, done func(lock.Held, error)) (lock.ID, e
 		return 0, o.err
 	}
 	go func() { done(t.settle(r.File, o)) }()
-	return o.id, nil
+	return o.item.ID(), nil
 }
 
 // Cancel takes a waiter out of the line; it is decided with ErrCanceled. False:
