@@ -27,7 +27,7 @@ type cell struct {
 	state   atomic.Pointer[state]
 	ref     fileRef
 	link    atomic.Pointer[link] // the one made last: most files have one client
-	slow    atomic.Int64         // until when others let a long transition go first; see Table.yield
+	slow    atomic.Int64         // how many turns others let a long transition go first; see yield
 	next    *cell                // in the list of idle cells
 	queued  atomic.Bool          // in that list
 	touched atomic.Bool          // emptied since the sweep last looked

@@ -337,7 +337,7 @@ func TestYieldEnds(t *testing.T) {
 	o := own("c", "o", lock.POSIX)
 	hold(t, tb, o, span(0, 9))
 	cl := tb.find(refOf("f"))
-	cl.slow.Store(tb.now() + 1000)
+	cl.slow.Store(1000)
 	hold(t, tb, o, span(0, 19))
 	if cl.slow.Load() != 0 {
 		t.Error("the next one waits again")

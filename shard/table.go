@@ -105,7 +105,6 @@ func (t *Table) apply(ref fileRef, create bool, c *command, res *result) (Ticket
 		}
 		c.halted = true
 	}
-	var mine int64 // when patience ended
 	for try := int64(1); ; try++ {
 		var cl *cell
 		if create {
@@ -123,14 +122,9 @@ func (t *Table) apply(ref fileRef, create bool, c *command, res *result) (Ticket
 		}
 		t.at(StepLoaded)
 		if try > patience {
-			// Long and unlucky: ask the others for twice the time that the last
-			// attempts took on average.
-			if mine == 0 {
-				mine = t.now()
-			}
-			cl.slow.Store(t.now() + min(mostYield, 50+2*(t.now()-mine)/(try-patience)))
+			cl.slow.Store(leastYield << min(try-patience, mostDoubled)) // long and unlucky
 		} else if cl.slow.Load() != 0 {
-			t.yield(cl)
+			cl.yield()
 			if s = cl.state.Load(); s == dead {
 				continue
 			}
@@ -149,22 +143,26 @@ const (
 	// patience is how often an attempt may fail before its caller asks the
 	// others to wait. Short ones succeed long before that.
 	patience = 8
-	// mostYield is how long they wait for it at most, in microseconds.
-	mostYield = 100_000
+	// leastYield is how often they let other goroutines run then; each further
+	// failure doubles it, so often.
+	leastYield  = 256
+	mostDoubled = 12
 )
 
 // yield waits while somebody who has failed again and again tries to get a long
 // transition through: computing it takes longer than the time between two short
-// ones, which would go on to win for ever. It waits for a bounded time, so that
-// one who asked and stopped then holds up nobody.
-func (t *Table) yield(cl *cell) {
-	for until := cl.slow.Load(); until != 0; until = cl.slow.Load() {
-		if t.now() >= until {
-			cl.slow.CompareAndSwap(until, 0)
+// ones, which would go on to win for ever. It waits a bounded number of turns,
+// and then takes the request away, so that one who asked and stopped holds up
+// the others once.
+func (c *cell) yield() {
+	n := c.slow.Load()
+	for range n {
+		if c.slow.Load() != n {
 			return
 		}
-		time.Sleep(20 * time.Microsecond)
+		runtime.Gosched()
 	}
+	c.slow.CompareAndSwap(n, 0)
 }
 
 // try computes the state after c and publishes it, unless the state has

@@ -165,7 +165,7 @@ func (s *state) lock(c *command, res *result) (stirs bool, where lock.Range) {
 	if c.upgrade {
 		// Both hold what the other one waits for, and neither can give it up.
 		for _, v := range s.queue {
-			if v.upgrade && !v.owner.Is(c.owner) && s.blocks(c.owner, v) && s.blocks(v.owner, c.wait) {
+			if v.upgrade && !v.owner.Is(c.owner) && v.rng.Overlaps(c.rng) && s.blocks(c.owner, v) && s.blocks(v.owner, c.wait) {
 				res.refusal, res.cycle = deadlocks, [2]*interval.Owner{c.owner, v.owner}
 				return
 			}
