@@ -204,21 +204,45 @@ func (md *model) holdsAll(o lock.Owner, p place) bool {
 	return true
 }
 
-// behind: whether e has to stay behind w, which came earlier.
-func (md *model) behind(e entry, w waits) bool {
-	if e.owner == w.owner || e.mode == s && w.mode == s || !e.place.overlaps(w.place) {
-		return false
+// rivals reports whether e and w are not for both of their owners at a time.
+func rivals(e, w entry) bool {
+	return e.owner != w.owner && (e.mode == x || w.mode == x) && e.place.overlaps(w.place)
+}
+
+// blocks reports whether something that o holds keeps w out.
+func (md *model) blocks(o lock.Owner, w entry) bool {
+	return slices.ContainsFunc(md.of(o), func(h entry) bool {
+		return h.place.overlaps(w.place) && (h.mode == x || w.mode == x)
+	})
+}
+
+// waitsFor reports whether the k-th in line waits for o, be it for the turn of
+// another who does.
+func (md *model) waitsFor(o lock.Owner, line []waits, k int) bool {
+	if md.blocks(o, line[k].entry) {
+		return true
 	}
-	for _, h := range md.of(e.owner) {
-		if h.place.overlaps(w.place) && (h.mode == x || w.mode == x) {
-			return false // keeps w out already
+	for j := range k {
+		if rivals(line[k].entry, line[j].entry) && !md.blocks(line[k].owner, line[j].entry) && md.waitsFor(o, line, j) {
+			return true
 		}
 	}
-	return true
+	return false
+}
+
+// behind reports whether e has to stay behind the k-th of those before it: but
+// not if that one waits for e's own owner.
+func (md *model) behind(e entry, earlier []waits, k int) bool {
+	return rivals(e, earlier[k].entry) && !md.waitsFor(e.owner, earlier, k)
 }
 
 func (md *model) mayGo(e entry, earlier []waits) bool {
-	return len(md.inTheWay(e)) == 0 && !slices.ContainsFunc(earlier, func(w waits) bool { return md.behind(e, w) })
+	for k := range earlier {
+		if md.behind(e, earlier, k) {
+			return false
+		}
+	}
+	return len(md.inTheWay(e)) == 0
 }
 
 // handOver grants whoever can go, always the first one in line.
@@ -519,8 +543,8 @@ func TestModelOfTheLine(t *testing.T) {
 						for _, h := range md.inTheWay(w.entry) {
 							want[h.owner] = true
 						}
-						for _, v := range md.line[:i] {
-							if md.behind(w.entry, v) {
+						for k, v := range md.line[:i] {
+							if md.behind(w.entry, md.line[:i], k) {
 								want[v.owner] = true
 							}
 						}
