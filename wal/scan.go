@@ -1,11 +1,13 @@
 package wal
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 )
 
 // Summary says what a pass over a log met.
@@ -69,11 +71,21 @@ func (s *scanner) generation(dir string) error {
 		return err
 	}
 	s.next = 1
-	for i, seg := range segs {
-		if seg.index != s.next {
-			return s.misplaced(dir, seg)
+	for i := 0; i < len(segs); i++ {
+		if segs[i].index != s.next {
+			// A listing is not of one moment: while the log grows elsewhere it may
+			// have a new segment and not the one before.
+			again, err := listSegments(dir)
+			if err != nil {
+				return err
+			}
+			j := slices.IndexFunc(again, func(seg segment) bool { return seg.index == s.next })
+			if j < 0 || i > 0 && again[j] == segs[i-1] { // it is not there, or has nothing in it
+				return s.misplaced(dir, segs[i])
+			}
+			segs, i = again, j
 		}
-		if err := s.segment(seg, i == len(segs)-1); err != nil {
+		if err := s.segment(segs[i], i == len(segs)-1); err != nil {
 			return err
 		}
 	}
@@ -141,9 +153,9 @@ func (s *scanner) load(path string) ([]byte, error) {
 	if cap(s.buf) < size {
 		s.buf = make([]byte, size)
 	}
-	// A log that is open elsewhere may grow meanwhile; it never shrinks.
+	// A log that is open elsewhere may grow meanwhile, or lose its torn tail.
 	n, err := io.ReadFull(f, s.buf[:size])
-	if err != nil {
+	if err != nil && !errors.Is(err, io.ErrUnexpectedEOF) && !errors.Is(err, io.EOF) {
 		return nil, &fs.PathError{Op: "read", Path: path, Err: err}
 	}
 	return s.buf[:n], nil

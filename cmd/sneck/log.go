@@ -43,8 +43,10 @@ func (c *inspectCmd) Run(s streams) error {
 	if c.JSON {
 		return writeJSON(s.Out, locks)
 	}
-	fmt.Fprintf(s.Out, "epoch %d, %d locks, %d records in %d segments (%d bytes)\n",
-		snap.Epoch, len(locks), snap.Log.Records, snap.Log.Segments, snap.Log.Bytes)
+	if _, err := fmt.Fprintf(s.Out, "epoch %d, %d locks, %d records in %d segments (%d bytes)\n",
+		snap.Epoch, len(locks), snap.Log.Records, snap.Log.Segments, snap.Log.Bytes); err != nil {
+		return err
+	}
 	return writeTable(s.Out, locks)
 }
 
@@ -61,6 +63,7 @@ type lockJSON struct {
 	OwnerHex  string    `json:"owner_hex,omitempty"`
 	Semantics string    `json:"semantics"`
 	Share     string    `json:"share,omitempty"`
+	ShareHex  string    `json:"share_hex,omitempty"`
 	PID       uint32    `json:"pid"`
 	First     uint64    `json:"first"`
 	Last      any       `json:"last"`
@@ -77,7 +80,7 @@ func writeJSON(w io.Writer, locks []lock.Held) error {
 			ID: h.ID, File: string(h.File), Client: h.Owner.Client, Owner: h.Owner.ID, Semantics: h.Owner.Semantics.String(),
 			Share: h.Owner.Share, PID: h.Owner.PID, First: h.Range.First(), Mode: h.Mode.String(), Epoch: h.Epoch, Since: h.Since.UTC(),
 		}
-		j.FileHex, j.ClientHex, j.OwnerHex = hexed(j.File), hexed(j.Client), hexed(j.Owner)
+		j.FileHex, j.ClientHex, j.OwnerHex, j.ShareHex = hexed(j.File), hexed(j.Client), hexed(j.Owner), hexed(j.Share)
 		switch {
 		case h.Range.ToEOF():
 			j.Last = "EOF"
