@@ -22,17 +22,16 @@ func sizes(t *Table) (cells, clients, waiters int) {
 	return cells, t.clients.Size(), t.waiting.Size()
 }
 
-// Invariant 7, while sweeps run all the time: every lock that a client was
-// granted is found by ReleaseClient, exactly once, and nothing of another's.
-func TestConcurrentReleaseClientFindsAll(t *testing.T) {
-	tb := newTable(nil)
-	tb.sweeper.stop() // swept by hand, all the time
-	stop := make(chan struct{})
+// sweepAlways sweeps the table again and again, instead of once a second, until
+// stop is called.
+func sweepAlways(tb *Table) (stop func()) {
+	tb.sweeper.stop()
+	done := make(chan struct{})
 	var sweeping sync.WaitGroup
 	sweeping.Go(func() {
 		for {
 			select {
-			case <-stop:
+			case <-done:
 				return
 			default:
 				tb.sweep()
@@ -40,6 +39,14 @@ func TestConcurrentReleaseClientFindsAll(t *testing.T) {
 			}
 		}
 	})
+	return func() { close(done); sweeping.Wait() }
+}
+
+// Invariant 7, while sweeps run all the time: every lock that a client was
+// granted is found by ReleaseClient, exactly once, and nothing of another's.
+func TestConcurrentReleaseClientFindsAll(t *testing.T) {
+	tb := newTable(nil)
+	stop := sweepAlways(tb)
 	const clients, files = 6, 12
 	var wg sync.WaitGroup
 	for c := range clients {
@@ -74,8 +81,7 @@ func TestConcurrentReleaseClientFindsAll(t *testing.T) {
 		})
 	}
 	wg.Wait()
-	close(stop)
-	sweeping.Wait()
+	stop()
 	for range 3 {
 		tb.sweep()
 	}

@@ -40,20 +40,8 @@ func enqueue(t *testing.T, tb *Table, r lock.Request) <-chan error {
 func TestConcurrentVersionsNeverRepeat(t *testing.T) {
 	j := new(memJournal)
 	tb := newTable(j)
-	tb.sweeper.stop()
-	stop := make(chan struct{})
-	var sweeping, wg sync.WaitGroup
-	sweeping.Go(func() {
-		for {
-			select {
-			case <-stop:
-				return
-			default:
-				tb.sweep()
-				runtime.Gosched()
-			}
-		}
-	})
+	stop := sweepAlways(tb)
+	var wg sync.WaitGroup
 	for g := range 4 {
 		wg.Go(func() {
 			o := own("c", fmt.Sprint(g), lock.POSIX)
@@ -69,8 +57,7 @@ func TestConcurrentVersionsNeverRepeat(t *testing.T) {
 		})
 	}
 	wg.Wait()
-	close(stop)
-	sweeping.Wait()
+	stop()
 	if got := dump(j.replayed(t)); got != "" {
 		t.Fatalf("the log says\n%s", got)
 	}
