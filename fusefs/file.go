@@ -34,31 +34,31 @@ func (p *passthrough) Open(cancel <-chan struct{}, in *fuse.OpenIn, out *fuse.Op
 	return fuse.OK
 }
 
-// Create makes and opens a file, or opens the one that is there: then it is
-// not ours to give to the caller.
+// Create makes and opens a file.
 func (p *passthrough) Create(cancel <-chan struct{}, in *fuse.CreateIn, name string, out *fuse.CreateOut) fuse.Status {
 	dir, ok := p.nodes.get(in.NodeId)
 	if !ok {
 		return stale
 	}
-	flags, created := ioFlags(in.Flags)|unix.O_NOFOLLOW, true
+	flags := ioFlags(in.Flags) | unix.O_NOFOLLOW
 	fd, err := openat(dir.fd, name, flags|unix.O_CREAT|unix.O_EXCL, in.Mode&0o7777)
 	if errors.Is(err, unix.EEXIST) && in.Flags&unix.O_EXCL == 0 {
-		created = false
-		fd, err = openat(dir.fd, name, flags, 0)
+		// It has come there behind the kernel's back, which has not checked that
+		// the caller may open it: let it look again.
+		return stale
 	}
 	if err != nil {
 		return status(err)
 	}
 	var st syscall.Stat_t
 	n, err := p.nodeOf(fd, &st, dir, name)
-	if err == nil && created {
+	if err == nil {
 		if err = p.give(dir, n, in.Caller, &st); err != nil {
 			p.nodes.drop(n, 1)
-			_ = unix.Unlinkat(dir.fd, name, 0) // why it could not be given counts
 		}
 	}
 	if err != nil {
+		_ = unix.Unlinkat(dir.fd, name, 0) // why it could not be given counts
 		unix.Close(fd)
 		return status(err)
 	}

@@ -87,6 +87,7 @@ func mount(p *passthrough, o Options) (*fuse.Server, error) {
 		Options:           []string{"default_permissions"},
 		AllowOther:        p.asRoot,
 		EnableLocks:       true,
+		EnableAcl:         true, // the kernel checks the source's POSIX ACLs too
 		MaxBackground:     64,
 		ExtraCapabilities: fuse.CAP_READDIRPLUS_AUTO,
 		Debug:             o.Debug,

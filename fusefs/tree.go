@@ -2,6 +2,7 @@ package fusefs
 
 import (
 	"syscall"
+	"time"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
@@ -9,39 +10,53 @@ import (
 
 // Mknod makes a file, fifo, socket or device.
 func (p *passthrough) Mknod(cancel <-chan struct{}, in *fuse.MknodIn, name string, out *fuse.EntryOut) fuse.Status {
-	return p.make(in.NodeId, in.Caller, name, 0, out, func(dir int) error {
+	kind := in.Mode & unix.S_IFMT
+	if kind == 0 {
+		kind = unix.S_IFREG
+	}
+	return p.make(in.NodeId, in.Caller, name, kind, out, func(dir int) error {
 		return unix.Mknodat(dir, name, in.Mode, int(in.Rdev))
 	})
 }
 
 // Mkdir makes a folder.
 func (p *passthrough) Mkdir(cancel <-chan struct{}, in *fuse.MkdirIn, name string, out *fuse.EntryOut) fuse.Status {
-	return p.make(in.NodeId, in.Caller, name, unix.AT_REMOVEDIR, out, func(dir int) error {
+	return p.make(in.NodeId, in.Caller, name, unix.S_IFDIR, out, func(dir int) error {
 		return unix.Mkdirat(dir, name, in.Mode&0o7777)
 	})
 }
 
 // Symlink makes a symbolic link.
 func (p *passthrough) Symlink(cancel <-chan struct{}, in *fuse.InHeader, target, name string, out *fuse.EntryOut) fuse.Status {
-	return p.make(in.NodeId, in.Caller, name, 0, out, func(dir int) error {
+	return p.make(in.NodeId, in.Caller, name, unix.S_IFLNK, out, func(dir int) error {
 		return unix.Symlinkat(target, dir, name)
 	})
 }
 
-// make makes name in folder parent with f and gives it to the caller. If that
-// fails, name is removed again, with removeFlags for unlinkat(2).
-func (p *passthrough) make(parent uint64, caller fuse.Caller, name string, removeFlags int, out *fuse.EntryOut, f func(dir int) error) fuse.Status {
+// make makes name in folder parent with f, something of that kind (S_IFDIR, ...),
+// and gives it to the caller. If that fails, name is removed again.
+func (p *passthrough) make(parent uint64, caller fuse.Caller, name string, kind uint32, out *fuse.EntryOut, f func(dir int) error) fuse.Status {
 	dir, ok := p.nodes.get(parent)
 	if !ok {
 		return stale
 	}
+	removeFlags := 0
+	if kind == unix.S_IFDIR {
+		removeFlags = unix.AT_REMOVEDIR
+	}
+	began := time.Now()
 	if err := f(dir.fd); err != nil {
 		return status(err)
 	}
 	var st syscall.Stat_t
 	n, err := p.find(dir, name, &st)
 	if err != nil {
+		_ = unix.Unlinkat(dir.fd, name, removeFlags) // why it could not be found counts
 		return status(err)
+	}
+	if p.asRoot && !justMade(n.fd, &st, kind, began) {
+		p.nodes.drop(n, 1)
+		return stale
 	}
 	if err := p.give(dir, n, caller, &st); err != nil {
 		p.nodes.drop(n, 1)
@@ -50,6 +65,22 @@ func (p *passthrough) make(parent uint64, caller fuse.Caller, name string, remov
 	}
 	fillEntry(n, &st, out)
 	return fuse.OK
+}
+
+// justMade reports whether fd, with status st, can be what this process made
+// since began. Between making a name and finding it, somebody who can write to
+// the folder behind the mount may have put another file there, which must not be
+// given away.
+func justMade(fd int, st *syscall.Stat_t, kind uint32, began time.Time) bool {
+	if st.Mode&unix.S_IFMT != kind || int(st.Uid) != unix.Geteuid() {
+		return false
+	}
+	born := time.Unix(st.Ctim.Unix())
+	var stx unix.Statx_t
+	if err := unix.Statx(fd, "", unix.AT_EMPTY_PATH, unix.STATX_BTIME, &stx); err == nil && stx.Mask&unix.STATX_BTIME != 0 {
+		born = time.Unix(stx.Btime.Sec, int64(stx.Btime.Nsec))
+	}
+	return !born.Before(began.Add(-20 * time.Millisecond)) // file systems read a coarse clock
 }
 
 // give makes the caller the owner of n, new in the folder dir, and updates st.
