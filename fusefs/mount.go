@@ -146,8 +146,8 @@ func (s *Server) MountPoint() string { return s.mountPoint }
 // Open is how many files and folders are open now.
 func (s *Server) Open() int { return s.fs.handles.len() }
 
-// Done is closed when the file system is no longer mounted and the last
-// request was answered.
+// Done is closed when the kernel has ended the connection and the last request
+// was answered. Mostly the file system is no longer mounted then.
 func (s *Server) Done() <-chan struct{} { return s.done }
 
 // Wait waits for Done.

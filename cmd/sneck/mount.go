@@ -25,12 +25,21 @@ type mountCmd struct {
 	Debug      bool   `help:"Log every request of the kernel."`
 }
 
+// Validate refuses what Abs would take for the current folder.
+func (c *mountCmd) Validate() error {
+	if c.Log == "" {
+		return errors.New("--log: the path is empty")
+	}
+	return nil
+}
+
 // Run mounts, serves and unmounts.
 func (c *mountCmd) Run(s streams) (err error) {
 	// From here on: a signal during the start must not leave a mount behind.
 	signals := make(chan os.Signal, 2)
-	signal.Notify(signals, unix.SIGINT, unix.SIGTERM)
+	signal.Notify(signals, unix.SIGINT, unix.SIGTERM, unix.SIGHUP)
 	defer signal.Stop(signals)
+	signal.Ignore(unix.SIGPIPE) // nor must a reader of our output that has gone
 
 	prepareProcess()
 	if err := c.prepareFolders(s); err != nil {
@@ -59,6 +68,11 @@ func (c *mountCmd) Run(s streams) (err error) {
 	}
 	fmt.Fprintf(s.Out, "sneck: mounted %s on %s (log %s, durability %s)\n", c.Source, c.MountPoint, c.Log, durability)
 	if err := serve(server, signals, s); err != nil {
+		return err
+	}
+	// Whoever ended the connection need not have unmounted (umount -f of what is
+	// in use does not).
+	if _, err := fusefs.DetachStale(c.MountPoint); err != nil {
 		return err
 	}
 	// Whatever the kernel no longer told us about: every descriptor is gone.
