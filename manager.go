@@ -224,14 +224,31 @@ func (m *Manager) Locks(q lock.Filter) iter.Seq[lock.Held] { return m.table.Lock
 // which they came.
 func (m *Manager) Waiters(q lock.Filter) iter.Seq[lock.Waiting] { return m.table.Waiters(q) }
 
-// Stats are counts for gauges. They are not taken at one moment.
+// Checkpoint replaces the log by what is held now, while traffic goes on, and
+// returns when the files that it replaces are gone. One happens by itself when
+// the log has grown by Options.CheckpointAfter; the caller may want one before a
+// planned stop, or to have disk space back. Only one is written at a time: a call
+// waits for its turn.
+//
+// If it fails, with ctx's error, ErrHalted, ErrClosed or one of the file system,
+// nothing is lost: the log is as it was. Without a log there is nothing to do.
+func (m *Manager) Checkpoint(ctx context.Context) error {
+	if m.log == nil {
+		return nil
+	}
+	return m.log.Checkpoint(ctx)
+}
+
+// Stats are counts for gauges and counters. They are not taken at one moment.
 type Stats struct {
 	Locks    int    // ranges held
 	Files    int    // files with a lock or waiter
 	Clients  int    // clients that hold or wait
 	Waiters  int    // requests that stand in line
 	Epoch    uint64 // see Manager.Epoch
-	LogBytes int64  // size of the log on disk
+	LogBytes int64  // size of the log on disk, with its last checkpoint
+
+	Log wal.Stats // what else is known of the log; zero without one
 }
 
 // Stats counts what there is now.
@@ -239,7 +256,8 @@ func (m *Manager) Stats() Stats {
 	t := m.table.Stats()
 	s := Stats{Locks: t.Locks, Files: t.Files, Clients: t.Clients, Waiters: t.Waiters, Epoch: m.epoch}
 	if m.log != nil {
-		s.LogBytes = m.log.Stats().Bytes
+		s.Log = m.log.Stats()
+		s.LogBytes = s.Log.Bytes + s.Log.CheckpointBytes
 	}
 	return s
 }

@@ -4,7 +4,6 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"iter"
 	"log/slog"
 
 	"sneck/lock"
@@ -17,7 +16,9 @@ import (
 // locks that the log holds are held by their owners as before.
 //
 // Only one Manager can have a directory open. Open fails, and changes nothing
-// in it, when the log is damaged anywhere but at its tail.
+// in it, when the log is damaged anywhere but at its tail (the error is a
+// [wal.DamageError], which names file and offset), when it was written by
+// another version ([wal.VersionError]), and when it is in use ([wal.ErrInUse]).
 func Open(o Options) (*Manager, error) {
 	if err := o.validate(); err != nil {
 		return nil, err
@@ -31,47 +32,102 @@ func Open(o Options) (*Manager, error) {
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
 	}
-	var last replay
+	last := replay{table: m.table}
+	// A large log may want a checkpoint at its first record.
+	begun, gaveUp := make(chan struct{}), make(chan struct{})
 	l, err := wal.Open(o.Dir, wal.Options{
-		Logger: log,
-		Replay: func(k wal.Kind, body []byte) error { return last.record(m.table, k, body) },
-		OnHalt: m.halt,
+		Durability:      wal.Durability(o.Durability),
+		SyncInterval:    o.SyncInterval,
+		SegmentSize:     o.SegmentSize,
+		CheckpointAfter: o.CheckpointAfter,
+		Logger:          log,
+		Replay:          last.record,
+		OnHalt:          m.halt,
+		Snapshot: func(emit func(wal.Kind, wal.Body) error) error {
+			select {
+			case <-begun:
+				return m.snapshot(emit)
+			case <-gaveUp:
+				return lock.ErrClosed
+			}
+		},
 	})
 	if err != nil {
 		return nil, err
 	}
-	m.log, m.epoch = l, last.epoch+1
-	if m.epoch > shard.MaxEpoch {
-		return nil, errors.Join(fmt.Errorf("log %s: it has been opened %d times, and no more ids are left", o.Dir, last.epoch), l.Close())
+	fail := func(err error) (*Manager, error) {
+		close(gaveUp)
+		return nil, errors.Join(err, l.Close())
 	}
-	r := l.NewRecord(nil, wal.KindEpoch, epochBody(m.epoch))
-	l.Submit(r)
-	<-r.Done()
-	if err := r.Err(); err != nil {
-		return nil, errors.Join(fmt.Errorf("starting epoch %d in %s: %w", m.epoch, o.Dir, err), l.Close())
+	m.log, m.epoch = l, last.lastEpoch()+1
+	if m.epoch > shard.MaxEpoch {
+		return fail(fmt.Errorf("log %s: it has been opened %d times, and no more ids are left", o.Dir, m.epoch-1))
+	}
+	if err := l.Append(wal.KindEpoch, epochBody(m.epoch)); err != nil {
+		return fail(fmt.Errorf("starting epoch %d in %s: %w", m.epoch, o.Dir, err))
 	}
 	m.table.Begin(m.epoch, journal{l})
+	close(begun)
 	log.Info("lock table opened", "dir", o.Dir, "epoch", m.epoch, "locks", m.table.Stats().Locks)
 	return m, nil
 }
 
-// replay puts records into a table.
-type replay struct{ epoch uint64 }
+// snapshot emits the records of a checkpoint.
+func (m *Manager) snapshot(emit func(wal.Kind, wal.Body) error) error {
+	if err := emit(wal.KindEpoch, epochBody(m.epoch)); err != nil {
+		return err
+	}
+	return m.table.Snapshot(func(b shard.Body) error { return emit(wal.KindState, b) })
+}
 
-func (r *replay) record(t *shard.Table, k wal.Kind, body []byte) error {
-	switch k {
+// replay puts the records of a log into a table.
+type replay struct {
+	table *shard.Table
+	epoch uint64
+	base  uint64 // generation of the checkpoint
+	// window: the records come from the time while the checkpoint was walked.
+	// A checkpoint of which a repair has cut something out leaves it open.
+	window, cut bool
+}
+
+func (r *replay) record(e wal.Entry) error {
+	if err := r.apply(e); err != nil {
+		return fmt.Errorf("%w: %w", wal.ErrRecord, err)
+	}
+	return nil
+}
+
+func (r *replay) apply(e wal.Entry) error {
+	switch e.Kind {
 	case wal.KindFile:
-		return t.Replay(body)
+		return r.table.Replay(e.Body, r.window)
+	case wal.KindState:
+		return r.table.Restore(e.Body)
+	case wal.KindBegin:
+		r.base, r.window = e.Generation, true
+		return nil
+	case wal.KindWalked:
+		if e.Generation == r.base {
+			r.window = r.cut
+		}
+		return nil
+	case wal.KindCut:
+		r.cut = true
+		return nil
 	case wal.KindEpoch:
-		epoch, n := binary.Uvarint(body)
-		if n != len(body) || n == 0 || epoch <= r.epoch {
-			return fmt.Errorf("epoch record % x after epoch %d", body, r.epoch)
+		epoch, n := binary.Uvarint(e.Body)
+		if n != len(e.Body) || n == 0 || epoch <= r.epoch {
+			return fmt.Errorf("epoch record % x after epoch %d", e.Body, r.epoch)
 		}
 		r.epoch = epoch
 		return nil
 	}
-	return fmt.Errorf("record of unknown kind %d", k)
+	return fmt.Errorf("record of kind %s", e.Kind)
 }
+
+// lastEpoch is the last epoch that the log knows of. When a repair has cut out
+// the record of an epoch, its locks still have it in their ids.
+func (r *replay) lastEpoch() uint64 { return max(r.epoch, r.table.ReplayedEpoch()) }
 
 // epochBody is the record of an epoch's begin.
 type epochBody uint64
@@ -88,30 +144,7 @@ func (j journal) Record(after shard.Ticket, b shard.Body) shard.Ticket {
 
 func (j journal) Submit(t shard.Ticket) { j.log.Submit(t.(*wal.Record)) }
 
+func (j journal) Wait(t shard.Ticket) error { return j.log.Wait(t.(*wal.Record)) }
+
 // halt refuses everything once the log has failed.
 func (m *Manager) halt(err error) { m.table.Fail(err) }
-
-// Snapshot is what a log says is held, without opening it for use.
-type Snapshot struct {
-	Epoch uint64 // of the last time it was opened
-	Log   wal.Summary
-	table *shard.Table
-}
-
-// Inspect replays the log in dir without changing anything there: no repair, no
-// new epoch, no lock file. It can be used while a Manager has it open, and sees
-// the log as far as it is written then.
-func Inspect(dir string) (*Snapshot, error) {
-	s := &Snapshot{table: shard.New(0)}
-	var last replay
-	var err error
-	s.Log, err = wal.Read(dir, func(k wal.Kind, body []byte) error { return last.record(s.table, k, body) })
-	if err != nil {
-		return nil, err
-	}
-	s.Epoch = last.epoch
-	return s, nil
-}
-
-// Locks yields the locks that the log holds.
-func (s *Snapshot) Locks(q lock.Filter) iter.Seq[lock.Held] { return s.table.Locks(q) }

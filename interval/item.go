@@ -96,6 +96,16 @@ func (it *Item) Exclusive() bool { return it.meta&flagExclusive != 0 }
 func (it *Item) First() uint64   { return it.first }
 func (it *Item) Last() uint64    { return it.last }
 
+// MaxSince is the last time, in microseconds since 1970, that an item can have.
+const MaxSince = 1<<(64-metaBits) - 1
+
+// In is the item, granted in another epoch than its id's.
+func (it Item) In(epoch uint64) Item {
+	const mask = (1<<epochBits - 1) << flagBits
+	it.meta = it.meta&^mask | epoch%(1<<epochBits)<<flagBits
+	return it
+}
+
 // Epoch is the server epoch in which the item was granted: the last one not
 // after its id's that has the bits that were kept.
 func (it *Item) Epoch() uint64 {

@@ -103,14 +103,30 @@ func (s *Set) DeleteAll(gone []Item) Set {
 		}
 		return true
 	})
-	if len(stay) <= maxItems {
-		return fromSmall(stay)
+	return fromMany(stay)
+}
+
+// fromMany is a set of items that are in order. It keeps the slice.
+func fromMany(items []Item) Set {
+	if len(items) <= maxItems {
+		return fromSmall(items)
 	}
-	t := &trees{n: len(stay), main: byRange.build(stay)}
+	t := &trees{n: len(items), main: byRange.build(items)}
 	if t.n >= indexFrom {
 		t.index()
 	}
 	return Set{many: t}
+}
+
+// FromSorted is the set of items that are in order of (first, last, id); false
+// if they are not, or one is there twice. It keeps the slice.
+func FromSorted(items []Item) (Set, bool) {
+	for i := 1; i < len(items); i++ {
+		if k, l := byRange.key(&items[i-1]), byRange.key(&items[i]); k.compare(&l) >= 0 {
+			return Set{}, false
+		}
+	}
+	return fromMany(items), true
 }
 
 // span turns a range into the bounds that the arithmetic of items knows; false

@@ -178,7 +178,7 @@ func (t *Table) ReleaseClient(name string) (int, error) {
 		return true
 	})
 	for _, ticket := range tickets {
-		if e := await(ticket); err == nil {
+		if e := t.await(ticket); err == nil {
 			err = e
 		}
 	}

@@ -25,8 +25,14 @@ type memTicket struct {
 	done    chan struct{}
 }
 
-func (t *memTicket) Done() <-chan struct{} { return t.done }
-func (t *memTicket) Err() error            { return nil }
+func (t *memTicket) Durable() bool {
+	select {
+	case <-t.done:
+		return true
+	default:
+		return false
+	}
+}
 
 func (j *memJournal) Record(after Ticket, b Body) Ticket {
 	prev, _ := after.(*memTicket)
@@ -37,6 +43,11 @@ func (j *memJournal) Submit(t Ticket) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	j.write(t.(*memTicket))
+}
+
+func (j *memJournal) Wait(t Ticket) error {
+	<-t.(*memTicket).done
+	return nil
 }
 
 func (j *memJournal) write(t *memTicket) {
@@ -57,7 +68,7 @@ func (j *memJournal) replayed(t testing.TB) *Table {
 	defer j.mu.Unlock()
 	out := New(1)
 	for i, b := range j.log {
-		if err := out.Replay(b); err != nil {
+		if err := out.Replay(b, false); err != nil {
 			t.Fatalf("record %d of %d: %v", i, len(j.log), err)
 		}
 	}

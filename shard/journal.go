@@ -6,8 +6,7 @@ type Body interface{ AppendTo(dst []byte) []byte }
 
 // Ticket stands for a record on its way to disk.
 type Ticket interface {
-	Done() <-chan struct{} // closed when the record is as durable as chosen, or never will be
-	Err() error            // after Done: nil if it is durable
+	Durable() bool // nothing has to be waited for any more, and it did not fail
 }
 
 // Journal takes the records of changes. A table without one is in memory only.
@@ -17,28 +16,20 @@ type Journal interface {
 	Record(after Ticket, b Body) Ticket
 	// Submit hands in a record whose change has been published. It does not
 	// block. A record that is known as the predecessor of one that was handed
-	// in may be written before.
+	// in may be written before. Handing in a record again does nothing.
 	Submit(Ticket)
+	// Wait waits until a record is as durable as chosen, and says why if it
+	// never will be.
+	Wait(Ticket) error
 }
 
 // durable reports whether nothing has to be waited for.
-func durable(t Ticket) bool {
-	if t == nil {
-		return true
-	}
-	select {
-	case <-t.Done():
-		return t.Err() == nil
-	default:
-		return false
-	}
-}
+func durable(t Ticket) bool { return t == nil || t.Durable() }
 
-// await waits until t is durable.
-func await(t Ticket) error {
-	if t == nil {
+// await waits until what k stands for is as durable as chosen.
+func (t *Table) await(k Ticket) error {
+	if k == nil {
 		return nil
 	}
-	<-t.Done()
-	return t.Err()
+	return t.journal.Wait(k)
 }

@@ -32,7 +32,7 @@ func (t *Table) do(ref fileRef, create bool, c *command, res *result) error {
 	if err != nil || res.refusal == conflicts {
 		return err
 	}
-	return await(ticket)
+	return t.await(ticket)
 }
 
 // TryLock locks r, or says who is in the way. It does not stand in line, and

@@ -14,7 +14,7 @@ import (
 // Replaying the parts one after the other through transition gives the same
 // state again, since nobody stands in line then.
 //
-//	record  := version uvarint, file string, parts uvarint, part...
+//	record  := 2·version uvarint (+1 if nothing was held before), file string, parts uvarint, part...
 //	part    := op byte, then by op
 //	lock    := owner, range, mode byte, id uvarint, spare uvarint, now varint
 //	unlock  := owner, range, spare uvarint
@@ -25,12 +25,17 @@ import (
 type record struct {
 	file    lock.FileKey
 	version uint64
+	first   bool // nothing was held before
 	c       command
 	granted []grant
 }
 
 func (r *record) AppendTo(b []byte) []byte {
-	b = binary.AppendUvarint(b, r.version)
+	n := r.version << 1
+	if r.first {
+		n |= 1
+	}
+	b = binary.AppendUvarint(b, n)
 	b = appendString(b, string(r.file))
 	parts := uint64(len(r.granted))
 	switch r.c.op {
@@ -186,21 +191,49 @@ func (r *reader) rng() (out lock.Range) {
 // Replay carries out a record that was read from the log. The table must not
 // be in use yet. An error means that the record is not one, or that it does
 // not follow from the ones before it.
-func (t *Table) Replay(body []byte) error {
+//
+// With window the record comes from the time while a snapshot was walked, which
+// is what the table was filled with before: then a change that is in the
+// snapshot already is passed over, and so is one of a file that the snapshot
+// does not have, up to the first that says that nothing was held before.
+func (t *Table) Replay(body []byte, window bool) error {
 	r := reader{b: body}
-	version, file, parts := r.uvarint(), lock.FileKey(r.string()), r.uvarint()
+	n, file, parts := r.uvarint(), lock.FileKey(r.string()), r.uvarint()
+	version, first := n>>1, n&1 == 1
 	if r.err == nil {
 		r.err = file.Validate()
+	}
+	if r.err == nil && version == 0 {
+		r.err = errors.New("version 0")
 	}
 	if r.err != nil {
 		return fmt.Errorf("lock record: %w", r.err)
 	}
-	cl := t.cell(refOf(file))
-	s := cl.state.Load()
-	if version <= s.version {
-		return fmt.Errorf("lock record of %q: version %d after version %d", file, version, s.version)
+	ref := refOf(file)
+	known := uint64(0)
+	s := empty
+	if cl := t.find(ref); cl != nil {
+		s = cl.state.Load()
+		known = s.version
 	}
+	switch {
+	case window && known > 0 && version <= known:
+		return nil
+	case window && known == 0 && !first:
+		t.shard(ref).raise(version) // it is used up
+		return nil
+	case version <= known:
+		return fmt.Errorf("lock record of %q: version %d after version %d", file, version, known)
+	case first && s.locks() > 0:
+		return fmt.Errorf("lock record of %q, version %d: it says that nothing was held, but something is in version %d", file, version, known)
+	case !first && (s.locks() == 0 || version != known+1):
+		return fmt.Errorf("lock record of %q: version %d after version %d, and not the first", file, version, known)
+	}
+	cl := t.cell(ref)
+	s = cl.state.Load()
 	was := s
+	var buf [1]string
+	clients := buf[:0]
 	for range parts {
 		c, err := t.part(&r)
 		if err != nil {
@@ -215,7 +248,8 @@ func (t *Table) Replay(body []byte) error {
 		}
 		s = next
 		if c.op == opLock {
-			defer t.index(cl, c.owner.Client)
+			clients = append(clients, c.owner.Client)
+			t.seen(c.spare)
 		}
 	}
 	if len(r.b) > 0 {
@@ -231,24 +265,20 @@ func (t *Table) Replay(body []byte) error {
 	if s.empty() {
 		t.emptied(sh, cl)
 	}
+	for _, client := range clients {
+		t.index(cl, client)
+	}
 	return nil
 }
 
+// part reads one part of a record.
 func (t *Table) part(r *reader) (*command, error) {
 	c := &command{op: op(r.byte())}
 	var o lock.Owner
 	switch c.op {
 	case opLock:
-		o, c.rng, c.mode = r.owner(), r.rng(), lock.Mode(r.byte())
-		c.id, c.spare, c.now = lock.ID(r.uvarint()), lock.ID(r.uvarint()), r.varint()
-		switch {
-		case c.mode != lock.Shared && c.mode != lock.Exclusive:
-			r.fail(fmt.Errorf("mode %d", c.mode))
-		case c.id == 0 || c.spare == 0:
-			r.fail(errors.New("an id is 0"))
-		case c.now < 0:
-			r.fail(fmt.Errorf("time %d", c.now))
-		}
+		o, c.rng, c.mode = r.owner(), r.rng(), r.mode()
+		c.id, c.spare, c.now = r.id(), r.id(), r.time()
 	case opUnlock:
 		o, c.rng, c.spare = r.owner(), r.rng(), lock.ID(r.uvarint())
 	case opReleaseOwner:
@@ -267,4 +297,28 @@ func (t *Table) part(r *reader) (*command, error) {
 		}
 	}
 	return c, r.err
+}
+
+func (r *reader) mode() lock.Mode {
+	m := lock.Mode(r.byte())
+	if m != lock.Shared && m != lock.Exclusive {
+		r.fail(fmt.Errorf("mode %d", m))
+	}
+	return m
+}
+
+func (r *reader) id() lock.ID {
+	id := lock.ID(r.uvarint())
+	if id == 0 {
+		r.fail(errors.New("an id is 0"))
+	}
+	return id
+}
+
+func (r *reader) time() int64 {
+	now := r.varint()
+	if now < 0 || now > interval.MaxSince {
+		r.fail(fmt.Errorf("time %d", now))
+	}
+	return now
 }

@@ -27,7 +27,7 @@ func TestRecordPartsRoundTrip(t *testing.T) {
 		c := &command{
 			op: op(rapid.IntRange(int(opLock), int(opReleaseFile)).Draw(rt, "op")), rng: span(a, rapid.Uint64Min(a).Draw(rt, "last")),
 			mode: lock.Mode(rapid.IntRange(1, 2).Draw(rt, "mode")), id: lock.ID(rapid.Uint64Min(1).Draw(rt, "id")),
-			spare: lock.ID(rapid.Uint64Min(1).Draw(rt, "spare")), now: rapid.Int64Min(0).Draw(rt, "now"),
+			spare: lock.ID(rapid.Uint64Min(1).Draw(rt, "spare")), now: rapid.Int64Range(0, interval.MaxSince).Draw(rt, "now"),
 			owner: interval.NewOwner(genOwner(rt)), client: rapid.String().Draw(rt, "client"),
 		}
 		if c.owner.Semantics == lock.SMB && rapid.Bool().Draw(rt, "zero") {
@@ -58,12 +58,12 @@ func TestReplayOfArbitraryBytes(t *testing.T) {
 			b := rapid.SliceOfN(rapid.Byte(), 0, 60).Draw(rt, "body")
 			if rapid.Bool().Draw(rt, "plausible") {
 				c := command{op: opLock, owner: interval.NewOwner(genOwner(rt)), rng: span(0, 9), mode: lock.Exclusive, id: 1, spare: 2}
-				b = (&record{file: "f", version: rapid.Uint64Range(0, 3).Draw(rt, "version"), c: c}).AppendTo(nil)
+				b = (&record{file: "f", version: rapid.Uint64Range(0, 3).Draw(rt, "version"), first: rapid.Bool().Draw(rt, "first"), c: c}).AppendTo(nil)
 				if i := rapid.IntRange(-1, len(b)-1).Draw(rt, "flip"); i >= 0 {
 					b[i] ^= byte(1 << rapid.IntRange(0, 7).Draw(rt, "bit"))
 				}
 			}
-			_ = tb.Replay(b)
+			_ = tb.Replay(b, rapid.Bool().Draw(rt, "window"))
 		}
 		checkAll(rt, tb)
 	})
@@ -85,18 +85,22 @@ func TestReplayRefuses(t *testing.T) {
 		{"conflict", "holds exclusive on [0,9]", (&record{file: "f", version: 2, c: other}).AppendTo(nil)},
 		{"unlock of nothing", "no such lock", (&record{file: "f", version: 2, c: unlock}).AppendTo(nil)},
 		{"no file", "File: it is empty", (&record{version: 2, c: locked}).AppendTo(nil)},
-		{"more bytes", "1 bytes too many", append((&record{file: "g", version: 2, c: locked}).AppendTo(nil), 0)},
-		{"nothing", "it says nothing", (&record{file: "g", version: 2, c: command{op: opCancel}}).AppendTo(nil)},
-		{"unknown operation", "unknown operation 99", []byte{2, 1, 'g', 1, 99}},
+		{"gap", "version 3 after version 1", (&record{file: "f", version: 3, c: unlock}).AppendTo(nil)},
+		{"first of what is held", "nothing was held", (&record{file: "f", version: 2, first: true, c: locked}).AppendTo(nil)},
+		{"not the first of a file", "version 2 after version 0", (&record{file: "g", version: 2, c: locked}).AppendTo(nil)},
+		{"no version", "version 0", (&record{file: "g", first: true, c: locked}).AppendTo(nil)},
+		{"more bytes", "1 bytes too many", append((&record{file: "g", version: 2, first: true, c: locked}).AppendTo(nil), 0)},
+		{"nothing", "it says nothing", (&record{file: "g", version: 2, first: true, c: command{op: opCancel}}).AppendTo(nil)},
+		{"unknown operation", "unknown operation 99", []byte{5, 1, 'g', 1, 99}},
 		{"short", "ends too early", []byte{2, 1}},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			tb := New(1)
-			if err := tb.Replay((&record{file: "f", version: 1, c: locked}).AppendTo(nil)); err != nil {
+			if err := tb.Replay((&record{file: "f", version: 1, first: true, c: locked}).AppendTo(nil), false); err != nil {
 				t.Fatal(err)
 			}
 			before := dump(tb)
-			err := tb.Replay(tc.body)
+			err := tb.Replay(tc.body, false)
 			if err == nil || !strings.Contains(err.Error(), tc.want) {
 				t.Errorf("got %v, want one with %q", err, tc.want)
 			}

@@ -130,15 +130,20 @@ func (t *Table) retire(sh *shard, c *cell) bool {
 	}
 	// A cell that is made anew for this file begins at the clock, so it must
 	// be there before the cell is seen dead.
-	for v := sh.clock.Load(); v < s.version && !sh.clock.CompareAndSwap(v, s.version); {
-		v = sh.clock.Load()
-	}
+	sh.raise(s.version)
 	if !c.state.CompareAndSwap(s, dead) {
 		return true
 	}
 	t.at(StepDead)
 	sh.bury(c)
 	return false
+}
+
+// raise makes sure that the clock is at version at least.
+func (sh *shard) raise(version uint64) {
+	for v := sh.clock.Load(); v < version && !sh.clock.CompareAndSwap(v, version); {
+		v = sh.clock.Load()
+	}
 }
 
 // visit trims a client if that is due: when it made many links, or now and

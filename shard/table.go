@@ -189,7 +189,7 @@ func (t *Table) try(cl *cell, s *state, c *command, res *result) (Ticket, bool) 
 		*next = scratch
 		if t.journal != nil && res.logged {
 			next.version++
-			next.ticket = t.journal.Record(s.ticket, &record{file: cl.ref.key, version: next.version, c: *c, granted: res.granted})
+			next.ticket = t.journal.Record(s.ticket, &record{file: cl.ref.key, version: next.version, first: s.locks() == 0, c: *c, granted: res.granted})
 		}
 	}
 	t.at(StepComputed)

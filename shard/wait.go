@@ -32,7 +32,7 @@ func (t *Table) settle(f lock.FileKey, o outcome) (lock.Held, error) {
 	if o.err != nil {
 		return lock.Held{}, o.err
 	}
-	if err := await(o.ticket); err != nil {
+	if err := t.await(o.ticket); err != nil {
 		return lock.Held{}, err
 	}
 	return held(f, &o.item), nil

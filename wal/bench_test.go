@@ -19,7 +19,7 @@ func BenchmarkDurable(b *testing.B) {
 			b.ReportAllocs()
 			one := func() {
 				r := l.NewRecord(nil, KindFile, benchBody)
-				l.Submit(r)
+				submit(l, r)
 				<-r.Done()
 				if err := r.Err(); err != nil {
 					b.Error(err)
@@ -78,7 +78,7 @@ func BenchmarkReplay(b *testing.B) {
 	b.ResetTimer()
 	n := 0
 	for n < b.N {
-		if _, err := Read(dir, func(Kind, []byte) error { n++; return nil }); err != nil {
+		if _, err := Read(dir, func(Entry) error { n++; return nil }); err != nil {
 			b.Fatal(err)
 		}
 	}

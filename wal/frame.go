@@ -13,17 +13,25 @@ const (
 	magic         = "\x89SNK"
 	formatVersion = 1
 
-	offVersion = 4
-	offFlags   = 5
-	offPart    = 6
-	offIndex   = 8
-	offCount   = 16
-	offPayload = 20
+	offVersion    = 4
+	offFlags      = 5
+	offReserved   = 6
+	offIndex      = 8
+	offGeneration = 16
+	offPart       = 24
+	offCount      = 28
+	offPayload    = 32
 
-	headerSize   = 24
+	headerSize   = 36
 	checksumSize = 8
 	minFrame     = headerSize + checksumSize
 	minEntry     = minFrame + 1 // with the shortest size before it
+)
+
+// The flags of a frame.
+const (
+	flagCheckpoint = 1 << iota // of a checkpoint, not of the log
+	knownFlags     = 1<<iota - 1
 )
 
 // Kind says what the body of a record is.
@@ -31,11 +39,37 @@ type Kind uint8
 
 // Kinds of records. Reading refuses all others.
 const (
-	KindEpoch Kind = iota + 1 // a new server epoch began
-	KindFile                  // one transition of one file
+	KindEpoch  Kind = iota + 1 // a new server epoch began
+	KindFile                   // one transition of one file
+	KindState                  // the state of one file; in checkpoints only
+	KindBegin                  // a checkpoint begins; in checkpoints only
+	KindWalked                 // everything that the generation's checkpoint holds has been read; in logs only
+	KindCut                    // a repair cut something out of the checkpoint or log before it; in checkpoints only
+	kindEnd                    // the checkpoint ends; this package's own
+	kindLast   = kindEnd
 )
 
-func (k Kind) known() bool { return k == KindEpoch || k == KindFile }
+var kindNames = [...]string{"", "epoch", "file", "state", "begin", "walked", "cut", "end"}
+
+func (k Kind) String() string {
+	if int(k) < len(kindNames) && k > 0 {
+		return kindNames[k]
+	}
+	return fmt.Sprintf("Kind(%d)", uint8(k))
+}
+
+func (k Kind) known() bool { return k >= KindEpoch && k <= kindLast }
+
+// fits reports whether a record of this kind may be where it is.
+func (k Kind) fits(checkpoint bool) bool {
+	switch k {
+	case KindEpoch:
+		return true
+	case KindFile, KindWalked:
+		return !checkpoint
+	}
+	return checkpoint
+}
 
 // appendRecord appends one record to a payload.
 func appendRecord(dst []byte, kind Kind, body []byte) []byte {
@@ -44,18 +78,42 @@ func appendRecord(dst []byte, kind Kind, body []byte) []byte {
 	return append(dst, body...)
 }
 
-// sealFrame fills in the header that buf begins with and appends the checksum.
-// buf is headerSize bytes of room and then the payload.
-func sealFrame(buf []byte, index uint64, part uint16, count uint32) []byte {
+// header is what a frame says besides its records.
+type header struct {
+	index      uint64
+	generation uint64
+	part       uint32
+	checkpoint bool
+}
+
+// seal fills in the header that buf begins with and appends the checksum.
+// buf is headerSize bytes of room and then the payload of count records.
+func (h header) seal(buf []byte, count uint32) []byte {
+	le := binary.LittleEndian
 	copy(buf, magic)
 	buf[offVersion] = formatVersion
-	buf[offFlags] = 0
-	binary.LittleEndian.PutUint16(buf[offPart:], part)
-	binary.LittleEndian.PutUint64(buf[offIndex:], index)
-	binary.LittleEndian.PutUint32(buf[offCount:], count)
-	binary.LittleEndian.PutUint32(buf[offPayload:], uint32(len(buf)-headerSize))
-	return binary.LittleEndian.AppendUint64(buf, xxhash.Sum64(buf))
+	buf[offFlags] = h.flags()
+	le.PutUint16(buf[offReserved:], 0)
+	le.PutUint64(buf[offIndex:], h.index)
+	le.PutUint64(buf[offGeneration:], h.generation)
+	le.PutUint32(buf[offPart:], h.part)
+	le.PutUint32(buf[offCount:], count)
+	le.PutUint32(buf[offPayload:], uint32(len(buf)-headerSize))
+	return le.AppendUint64(buf, xxhash.Sum64(buf))
 }
+
+func (h header) flags() byte {
+	if h.checkpoint {
+		return flagCheckpoint
+	}
+	return 0
+}
+
+// room is buf, emptied, with room for the header of a frame.
+func room(buf []byte) []byte { return append(buf[:0], make([]byte, headerSize)...) }
+
+// recordSize is how many bytes a record with a body of n bytes takes.
+func recordSize(n int) int { return uvarintLen(uint64(n)) + 1 + n }
 
 // entrySize is how many bytes a frame of n bytes takes in a segment.
 func entrySize(n int) int64 { return int64(uvarintLen(uint64(n)) + n) }
@@ -74,8 +132,7 @@ func uvarint(b []byte) (x uint64, n int) {
 
 // frame is a decoded frame. It aliases the bytes that it was decoded from.
 type frame struct {
-	index   uint64
-	part    uint16
+	header
 	count   uint32
 	payload []byte
 }
@@ -110,27 +167,35 @@ func decodeEntry(b []byte) (f frame, n int, bad *flaw) {
 	if got, want := xxhash.Sum64(b[:end]), binary.LittleEndian.Uint64(b[end:]); got != want {
 		return f, 0, &flaw{reason: fmt.Sprintf("checksum is %016x, the frame says %016x", got, want)}
 	}
+	le := binary.LittleEndian
 	f = frame{
-		index:   binary.LittleEndian.Uint64(b[offIndex:]),
-		part:    binary.LittleEndian.Uint16(b[offPart:]),
-		count:   binary.LittleEndian.Uint32(b[offCount:]),
+		header: header{
+			index:      le.Uint64(b[offIndex:]),
+			generation: le.Uint64(b[offGeneration:]),
+			part:       le.Uint32(b[offPart:]),
+			checkpoint: b[offFlags]&flagCheckpoint != 0,
+		},
+		count:   le.Uint32(b[offCount:]),
 		payload: b[headerSize:end],
 	}
-	if v, flags := b[offVersion], b[offFlags]; v != formatVersion || flags != 0 {
+	if v, flags := b[offVersion], b[offFlags]; v != formatVersion || flags&^knownFlags != 0 {
 		return f, n, &flaw{reason: "another format", intact: true, newer: true, ver: v, flags: flags}
 	}
-	if p := binary.LittleEndian.Uint32(b[offPayload:]); uint64(p) != uint64(len(f.payload)) {
+	if p := le.Uint32(b[offPayload:]); uint64(p) != uint64(len(f.payload)) {
 		return f, n, &flaw{reason: fmt.Sprintf("the payload has %d bytes, the frame says %d", len(f.payload), p), intact: true}
+	}
+	if r := le.Uint16(b[offReserved:]); r != 0 {
+		return f, n, &flaw{reason: fmt.Sprintf("the reserved bytes are %#x", r), intact: true}
 	}
 	return f, n, nil
 }
 
 // headerExtent is the size of the entry that b begins with if its header,
-// taken by itself, is that of frame number index. The header says the size
-// twice and the index a second time after the file's name, so a header that
-// agrees in all is that of a write which was begun here: its bytes end where
-// it says, even if they are not all there.
-func headerExtent(b []byte, index uint64) (n uint64, ok bool) {
+// taken by itself, is that of frame number index of the generation's log. The
+// header says the size twice and the index a second time after the file's name,
+// so a header that agrees in all is that of a write which was begun here: its
+// bytes end where it says, even if they are not all there.
+func headerExtent(b []byte, generation, index uint64) (n uint64, ok bool) {
 	size, k := uvarint(b)
 	if k == 0 || len(b)-k < headerSize {
 		return 0, false
@@ -139,6 +204,7 @@ func headerExtent(b []byte, index uint64) (n uint64, ok bool) {
 	ok = string(b[:len(magic)]) == magic &&
 		b[offVersion] == formatVersion && b[offFlags] == 0 &&
 		binary.LittleEndian.Uint64(b[offIndex:]) == index &&
+		binary.LittleEndian.Uint64(b[offGeneration:]) == generation &&
 		uint64(binary.LittleEndian.Uint32(b[offPayload:]))+minFrame == size
 	return uint64(k) + size, ok
 }

@@ -45,11 +45,11 @@ func TestHalt(t *testing.T) {
 			c := l.NewRecord(b, KindFile, text("c"))
 			d := l.NewRecord(c, KindFile, text("d"))
 			e := l.NewRecord(nil, KindFile, text("e"))
-			l.Submit(b)
+			submit(l, b)
 			<-b.Done()
-			l.Submit(d)
+			submit(l, d)
 			<-d.Done()
-			l.Submit(e)
+			submit(l, e)
 			for _, r := range []*Record{a, b, c, d, e} {
 				<-r.Done()
 				if err := r.Err(); !errors.Is(err, lock.ErrHalted) || !errors.Is(err, boom) || !strings.Contains(err.Error(), dir) {
@@ -59,8 +59,8 @@ func TestHalt(t *testing.T) {
 					t.Error("a failed record keeps others reachable")
 				}
 			}
-			l.Submit(a)
-			l.Submit(c)
+			submit(l, a)
+			submit(l, c)
 			if err := <-halts; !errors.Is(err, lock.ErrHalted) || !errors.Is(err, boom) {
 				t.Errorf("OnHalt: %v", err)
 			}
@@ -75,7 +75,7 @@ func TestHalt(t *testing.T) {
 				t.Error("Close wrote")
 			}
 			f := l.NewRecord(nil, KindFile, text("f"))
-			l.Submit(f)
+			submit(l, f)
 			<-f.Done()
 			if err := f.Err(); !errors.Is(err, lock.ErrHalted) {
 				t.Errorf("after Close: %v", err)
@@ -104,12 +104,12 @@ func TestHaltWithQueue(t *testing.T) {
 	g := newGate()
 	l := mustOpen(t, dir, Options{seam: seam{sync: g.sync}})
 	a := l.NewRecord(nil, KindFile, text("a"))
-	l.Submit(a)
+	submit(l, a)
 	<-g.entered
 	var rs []*Record
 	for i := range 50 {
 		rs = append(rs, l.NewRecord(a, KindFile, text(fmt.Sprint(i))))
-		l.Submit(rs[i])
+		submit(l, rs[i])
 	}
 	g.release <- syscall.EIO
 	for _, r := range append(rs, a) {
@@ -140,7 +140,7 @@ func TestHaltBetweenFrames(t *testing.T) {
 		r = l.NewRecord(r, KindFile, text(fmt.Sprint(i)))
 		rs = append(rs, r)
 	}
-	l.Submit(r)
+	submit(l, r)
 	for _, r := range rs {
 		<-r.Done()
 		if err := r.Err(); !errors.Is(err, boom) {
@@ -166,7 +166,7 @@ func TestUnwritableRecord(t *testing.T) {
 				size = 101
 			}
 			r := l.NewRecord(nil, kind, text(strings.Repeat("x", size)))
-			l.Submit(r)
+			submit(l, r)
 			<-r.Done()
 			if err := r.Err(); !errors.Is(err, lock.ErrHalted) {
 				t.Errorf("record: %v", err)
@@ -207,7 +207,7 @@ func fillDisk(t *testing.T, dir string, o Options) {
 			for i := 0; ; i++ {
 				b := fmt.Sprint(w, " ", i, strings.Repeat("x", 2000))
 				r := l.NewRecord(nil, KindFile, text(b))
-				l.Submit(r)
+				submit(l, r)
 				<-r.Done()
 				if err := r.Err(); err != nil {
 					if !errors.Is(err, lock.ErrHalted) || !errors.Is(err, syscall.ENOSPC) {

@@ -38,6 +38,13 @@ func mustClose(t tb, l *Log) {
 	}
 }
 
+// submit hands a record over and has the log's goroutine write it, as if others
+// were waiting for it.
+func submit(l *Log, r *Record) {
+	l.Submit(r)
+	l.wakeWriter()
+}
+
 // group writes the bodies with one group commit and waits for it: they are one
 // chain of which only the last is submitted.
 func group(t tb, l *Log, bodies ...string) {
@@ -46,7 +53,7 @@ func group(t tb, l *Log, bodies ...string) {
 	for _, b := range bodies {
 		r = l.NewRecord(r, KindFile, text(b))
 	}
-	l.Submit(r)
+	submit(l, r)
 	<-r.Done()
 	if err := r.Err(); err != nil {
 		t.Fatalf("record %q: %v", bodies[len(bodies)-1], err)
@@ -55,11 +62,11 @@ func group(t tb, l *Log, bodies ...string) {
 
 // replay opens and closes the log in dir and returns what it replayed.
 func replay(dir string, o Options) (bodies []string, st Stats, err error) {
-	o.Replay = func(kind Kind, body []byte) error {
-		if kind != KindFile {
-			return fmt.Errorf("kind %d", kind)
+	o.Replay = func(e Entry) error {
+		if e.Kind != KindFile {
+			return fmt.Errorf("kind %d", e.Kind)
 		}
-		bodies = append(bodies, string(body))
+		bodies = append(bodies, string(e.Body))
 		return nil
 	}
 	l, err := Open(dir, o)
@@ -84,12 +91,14 @@ func mustReplay(t tb, dir string, want ...string) Stats {
 
 // inspect returns what Read gives.
 func inspect(dir string) (bodies []string, sum Summary, err error) {
-	sum, err = Read(dir, func(_ Kind, body []byte) error {
-		bodies = append(bodies, string(body))
+	sum, err = Read(dir, func(e Entry) error {
+		bodies = append(bodies, string(e.Body))
 		return nil
 	})
 	return bodies, sum, err
 }
+
+const generation = 1
 
 func generationDir(dir string) string { return filepath.Join(dir, generationName(generation)) }
 
@@ -171,12 +180,12 @@ func segmentData(t *testing.T, dir string) map[string]string {
 }
 
 // entry encodes an entry as the writer does.
-func entry(index uint64, part uint16, bodies ...string) []byte {
-	buf := make([]byte, headerSize)
+func entry(index uint64, part uint32, bodies ...string) []byte {
+	buf := room(nil)
 	for _, b := range bodies {
 		buf = appendRecord(buf, KindFile, []byte(b))
 	}
-	return withSize(sealFrame(buf, index, part, uint32(len(bodies))))
+	return withSize(header{index: index, generation: generation, part: part}.seal(buf, uint32(len(bodies))))
 }
 
 func withSize(frame []byte) []byte {

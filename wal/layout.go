@@ -15,15 +15,23 @@ import (
 const (
 	lockName         = "LOCK"
 	generationPrefix = "log-"
-	generation       = 1
+	checkpointPrefix = "checkpoint-"
+	temporarySuffix  = ".tmp"
 
 	dirPerm  = 0o750
 	filePerm = 0o640
 )
 
 func generationName(n uint64) string { return fmt.Sprintf("%s%016d", generationPrefix, n) }
+func checkpointName(n uint64) string { return fmt.Sprintf("%s%016d", checkpointPrefix, n) }
 
 func segmentName(index uint64) string { return fmt.Sprintf("%020d", index) }
+
+// numbered is the number behind the prefix, if name is written as it should be.
+func numbered(name, prefix string) (n uint64, ok bool) {
+	n, err := strconv.ParseUint(strings.TrimPrefix(name, prefix), 10, 64)
+	return n, err == nil && n > 0 && fmt.Sprintf("%s%016d", prefix, n) == name
+}
 
 // segment is one segment file: the index of its first frame is its name.
 type segment struct {
@@ -31,24 +39,103 @@ type segment struct {
 	index uint64
 }
 
-// findGeneration is the path of the one generation in dir, and whether it is
-// there. Others are refused: which of several holds the truth is not to be
-// guessed.
-func findGeneration(dir string) (path string, found bool, err error) {
-	entries, err := os.ReadDir(dir)
+// layout is what a log directory holds.
+type layout struct {
+	dir         string
+	logs        []uint64 // generations that have a log, ascending
+	checkpoints []uint64 // generations that have a checkpoint, ascending
+	temporary   []string // checkpoints that were never finished
+}
+
+// listLayout lists a log directory. Only names that could be taken for a part
+// of the log have to be exactly so.
+func listLayout(dir string) (y layout, err error) {
+	y.dir = dir
+	entries, err := os.ReadDir(dir) // sorted by name: by number
 	if err != nil {
-		return "", false, err
+		return y, err
 	}
-	want := generationName(generation)
 	for _, e := range entries {
-		switch name := e.Name(); {
-		case name == want && e.IsDir():
-			found = true
-		case strings.HasPrefix(name, generationPrefix):
-			return "", false, &DamageError{File: filepath.Join(dir, name), Reason: "not a generation of the log that this program knows; expected only " + want}
+		name := e.Name()
+		isLog, isCheckpoint := strings.HasPrefix(name, generationPrefix), strings.HasPrefix(name, checkpointPrefix)
+		n, ok := uint64(0), false
+		switch {
+		case isLog:
+			n, ok = numbered(name, generationPrefix)
+			ok = ok && e.IsDir()
+			y.logs = append(y.logs, n)
+		case isCheckpoint && strings.HasSuffix(name, temporarySuffix):
+			_, ok = numbered(strings.TrimSuffix(name, temporarySuffix), checkpointPrefix)
+			ok = ok && e.Type().IsRegular()
+			y.temporary = append(y.temporary, filepath.Join(dir, name))
+		case isCheckpoint:
+			n, ok = numbered(name, checkpointPrefix)
+			ok = ok && e.Type().IsRegular()
+			y.checkpoints = append(y.checkpoints, n)
+		default:
+			continue
+		}
+		if !ok {
+			return y, &DamageError{File: filepath.Join(dir, name), Reason: "not a part of the log: it does not belong here"}
 		}
 	}
-	return filepath.Join(dir, want), found, nil
+	return y, nil
+}
+
+func (y *layout) log(n uint64) string        { return filepath.Join(y.dir, generationName(n)) }
+func (y *layout) checkpoint(n uint64) string { return filepath.Join(y.dir, checkpointName(n)) }
+
+// chain is what has to be read, in order: the newest checkpoint, if any, and
+// the logs of its generation and of all later ones.
+type chain struct {
+	base uint64   // generation of the checkpoint; 0: there is none
+	logs []uint64 // generations, ascending; none in a directory that is new
+}
+
+// chain finds it. A checkpoint's log is made before the checkpoint and removed
+// after the next one is complete, so what is missing here was lost.
+func (y *layout) chain() (c chain, err error) {
+	first := uint64(1)
+	if n := len(y.checkpoints); n > 0 {
+		c.base = y.checkpoints[n-1]
+		first = c.base
+	}
+	for _, n := range y.logs {
+		if n >= first {
+			c.logs = append(c.logs, n)
+		}
+	}
+	want := first
+	for _, n := range c.logs {
+		if n != want {
+			break
+		}
+		want++
+	}
+	switch {
+	case want-first < uint64(len(c.logs)) && want == first && c.base == 0:
+		return c, &DamageError{File: y.checkpoint(c.logs[0]), Reason: fmt.Sprintf("the checkpoint is missing, and so is the log from generation 1 to %d", c.logs[0]-1)}
+	case want-first < uint64(len(c.logs)):
+		return c, &DamageError{File: y.log(want), Reason: fmt.Sprintf("the log of generation %d is missing, that of generation %d is there", want, c.logs[len(c.logs)-1])}
+	case c.base > 0 && len(c.logs) == 0:
+		return c, &DamageError{File: y.log(c.base), Reason: fmt.Sprintf("the log of generation %d is missing, its checkpoint is there", c.base)}
+	}
+	return c, nil
+}
+
+// stale is what a newer checkpoint has made useless, oldest first.
+func (y *layout) stale(c chain) (paths []string) {
+	for _, n := range y.logs {
+		if n < c.base {
+			paths = append(paths, y.log(n))
+		}
+	}
+	for _, n := range y.checkpoints {
+		if n < c.base {
+			paths = append(paths, y.checkpoint(n))
+		}
+	}
+	return append(paths, y.temporary...)
 }
 
 // listSegments lists the segments of a generation in order. Whatever is not a

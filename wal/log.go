@@ -7,7 +7,9 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/tidwall/wal"
 
@@ -15,21 +17,48 @@ import (
 )
 
 const (
-	defaultSegmentSize = 20 << 20
-	defaultMaxPayload  = 8 << 20
-	defaultMaxRecord   = 1 << 30
+	defaultSegmentSize     = 4 << 20
+	defaultCheckpointAfter = 64 << 20
+	defaultSyncInterval    = 10 * time.Millisecond
+	defaultMaxPayload      = 8 << 20
+	defaultMaxRecord       = 1 << 30
+)
+
+// Durability says when a record is acknowledged.
+type Durability uint8
+
+const (
+	Sync     Durability = iota // when it is on stable storage
+	Interval                   // at once; what was acknowledged is written and synced every SyncInterval
+	None                       // when it is written, which is before it is on stable storage
 )
 
 // Options say how to open a log. The zero value is usable.
 type Options struct {
+	// Durability says when a record is acknowledged.
+	Durability Durability
+	// SyncInterval is how long Interval leaves what was acknowledged in memory
+	// at most, but for the time that a sync takes. 0 means 10 ms.
+	SyncInterval time.Duration
 	// SegmentSize is the size in bytes from which on a segment is complete and
-	// a new one begun. 0 means 20 MiB. It may change from one Open to the next.
+	// a new one begun. 0 means 4 MiB: tidwall/wal keeps a copy of the segment
+	// that it writes in memory. It may change from one Open to the next.
 	SegmentSize int
+	// CheckpointAfter is how many bytes of log a checkpoint is started after;
+	// or after as many as the last checkpoint has, if that is more, so that
+	// checkpoints never cost more than what they replace. 0 means 64 MiB, less
+	// than 0 never. It has no effect without Snapshot.
+	CheckpointAfter int64
+	// Snapshot calls emit for each record of a checkpoint, of kinds KindEpoch
+	// and KindState. It is called while records are submitted; what it emits
+	// must reflect every record that was submitted before it was called, and
+	// may reflect later ones. It ends with emit's error, if that has one.
+	Snapshot func(emit func(Kind, Body) error) error
 	// Logger is told what was repaired and why the log halted; nil = silent.
 	Logger *slog.Logger
 	// Replay is called for each record in log order during Open; nil = not.
-	// The body is valid during the call only. Its error makes Open fail.
-	Replay func(kind Kind, body []byte) error
+	// Its error makes Open fail; an [ErrRecord] as damage.
+	Replay func(Entry) error
 	// OnHalt is called once, on a goroutine of its own, when the log halts.
 	OnHalt func(error)
 
@@ -48,41 +77,68 @@ type seam struct {
 }
 
 // Log is an open log. Its methods may be called from any goroutine.
+//
+// Whoever waits for a record writes it himself if nobody else is writing: that
+// spares an uncontended caller the hand-off to another goroutine. Whoever finds
+// somebody writing waits to be told; when the writer is done and more has been
+// queued meanwhile, it wakes the log's own goroutine, which writes until the
+// queue is empty.
+//
+//	Submit ─▶ queue ─┬─▶ Wait, if mu is free ───┐
+//	                 └─▶ run, if it is not ─────┴─▶ take all, frame, sync, complete
 type Log struct {
 	opts Options
-	dir  string // of the generation
+	dir  string
 	lock *os.File
 
 	queue    atomic.Pointer[Record] // stack of submitted records, the last on top
 	wake     chan struct{}
 	complete *signal // what finished records point to
 
-	failure  atomic.Pointer[error] // why nothing is accepted any more; set once
-	closing  atomic.Bool           // Close was called
-	closed   atomic.Bool           // the writer is gone: who submits completes
-	finished chan struct{}         // closed after the last step of Close
-	closeErr error                 // of Close; valid once finished is closed
+	mu sync.Mutex // held while the log is written
+	w  *writer
+
+	buffered atomic.Int64 // Interval: acknowledged and not written yet
+	timed    atomic.Bool  // Interval: the timer runs
+
+	since      atomic.Int64  // bytes of log since the last checkpoint began
+	checkpoint chan struct{} // holds a token while no checkpoint is written
+	background sync.WaitGroup
+	stopping   chan struct{} // closed when Close begins
+	stopOnce   sync.Once
+	failure    atomic.Pointer[error] // why nothing is accepted any more; set once
+	closed     atomic.Bool           // nobody writes any more: who submits completes
+	finished   chan struct{}         // closed after the last step of Close
+	closeErr   error                 // of Close; valid once finished is closed
 
 	stats counters
 }
 
 type counters struct {
-	records, frames, syncs, dirSyncs atomic.Uint64
-	segments, bytes                  atomic.Int64
-	replayed                         uint64
-	repaired                         int64
+	records, frames, syncs, dirSyncs           atomic.Uint64
+	segments, bytes                            atomic.Int64
+	generation, checkpoints, failedCheckpoints atomic.Uint64
+	checkpointBytes, checkpointTime            atomic.Int64
+	replayed                                   uint64
+	repaired                                   int64
 }
 
 // Stats are counters of a log. Those that count events count from Open on.
 type Stats struct {
-	Records  uint64 // written and synced
-	Frames   uint64 // written and synced
-	Syncs    uint64 // group commits
+	Records  uint64 // written, and synced unless Durability is None
+	Frames   uint64 // the same
+	Syncs    uint64 // group commits that were synced
 	DirSyncs uint64 // directory syncs because of new segments
-	Replayed uint64 // records that Open found
+	Replayed uint64 // records that Open found, those of a checkpoint included
 	Repaired int64  // bytes of torn tail that Open cut
 	Segments int64  // on disk now
-	Bytes    int64  // on disk now
+	Bytes    int64  // of segments on disk now
+
+	Generation        uint64        // that is being written
+	Checkpoints       uint64        // completed
+	FailedCheckpoints uint64        // begun and not completed, but for those that Close ended
+	CheckpointBytes   int64         // of the last checkpoint, on disk now
+	CheckpointTime    time.Duration // that the last one took
 }
 
 // Open opens the log in dir and makes it if there is none. It cuts a torn tail,
@@ -100,26 +156,24 @@ func Open(dir string, o Options) (*Log, error) {
 }
 
 func open(dir string, o Options) (_ *Log, err error) {
-	if o.SegmentSize < 0 {
-		return nil, &lock.InvalidError{Field: "SegmentSize", Reason: fmt.Sprintf("%d is negative", o.SegmentSize)}
-	}
-	o.SegmentSize = orDefault(o.SegmentSize, defaultSegmentSize)
-	o.seam.maxPayload = orDefault(o.seam.maxPayload, defaultMaxPayload)
-	o.seam.maxRecord = orDefault(o.seam.maxRecord, defaultMaxRecord)
-	if o.Logger == nil {
-		o.Logger = slog.New(slog.DiscardHandler)
+	if err := o.complete(); err != nil {
+		return nil, err
 	}
 	// A log keeps its directory when the process changes its own.
 	if dir, err = filepath.Abs(dir); err != nil {
 		return nil, err
 	}
 	l := &Log{
-		opts:     o,
-		wake:     make(chan struct{}, 1),
-		complete: &signal{ch: make(chan struct{}), complete: true},
-		finished: make(chan struct{}),
+		opts:       o,
+		dir:        dir,
+		wake:       make(chan struct{}, 1),
+		complete:   &signal{ch: make(chan struct{}), complete: true},
+		checkpoint: make(chan struct{}, 1),
+		stopping:   make(chan struct{}),
+		finished:   make(chan struct{}),
 	}
 	close(l.complete.ch)
+	l.checkpoint <- struct{}{}
 
 	if err = mkdirSynced(dir, l.syncDir); err != nil {
 		return nil, err
@@ -132,63 +186,92 @@ func open(dir string, o Options) (_ *Log, err error) {
 			_ = l.lock.Close() // nothing was written to it
 		}
 	}()
-	if err = l.prepare(dir); err != nil {
-		return nil, err
-	}
-	if err = settle(l.dir); err != nil {
+	y, c, err := l.prepare()
+	if err != nil {
 		return nil, err
 	}
 	s := scanner{fn: o.Replay}
-	if err = s.generation(l.dir); err != nil {
+	if err = s.chain(&y, c); err != nil {
 		return nil, err
 	}
-	if err = l.repair(&s); err != nil {
+	if err = l.repair(&y, c, &s); err != nil {
 		return nil, err
 	}
-	w, err := newWriter(l, &s)
-	if err != nil {
+	if l.w, err = newWriter(l, y.log(s.generation), &s); err != nil {
 		return nil, err
 	}
-	go w.run()
+	l.background.Add(1)
+	go l.run()
 	return l, nil
 }
 
-// prepare finds or makes the directory of the generation.
-func (l *Log) prepare(dir string) error {
-	gen, found, err := findGeneration(dir)
-	if err != nil {
-		return err
+// complete checks the options and fills in the defaults.
+func (o *Options) complete() error {
+	switch {
+	case o.SegmentSize < 0:
+		return &lock.InvalidError{Field: "SegmentSize", Reason: fmt.Sprintf("%d is negative", o.SegmentSize)}
+	case o.SyncInterval < 0:
+		return &lock.InvalidError{Field: "SyncInterval", Reason: fmt.Sprintf("%v is negative", o.SyncInterval)}
+	case o.Durability > None:
+		return &lock.InvalidError{Field: "Durability", Reason: fmt.Sprintf("%d is none of Sync, Interval, None", o.Durability)}
 	}
-	l.dir = gen
-	if found {
-		return l.syncDir(dir) // whoever made it may have died before this
+	o.SegmentSize = orDefault(o.SegmentSize, defaultSegmentSize)
+	o.SyncInterval = orDefault(o.SyncInterval, defaultSyncInterval)
+	o.CheckpointAfter = orDefault(o.CheckpointAfter, defaultCheckpointAfter)
+	o.seam.maxPayload = orDefault(o.seam.maxPayload, defaultMaxPayload)
+	o.seam.maxRecord = orDefault(o.seam.maxRecord, defaultMaxRecord)
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
 	}
-	// So may whoever made dir. If the parent may not be opened, dir was made by
-	// somebody with other rights, before and not by a log.
-	if err := l.syncDir(filepath.Dir(dir)); err != nil && !errors.Is(err, fs.ErrPermission) {
-		return err
-	}
-	return mkdirSynced(gen, l.syncDir)
-}
-
-// repair cuts the torn tail that the scanner met, if any.
-func (l *Log) repair(s *scanner) error {
-	l.stats.replayed = s.sum.Records
-	t := s.sum.TornTail
-	if t == nil {
-		return nil
-	}
-	if err := cut(t); err != nil {
-		return err
-	}
-	l.stats.repaired = t.Bytes
-	l.opts.Logger.Warn("torn tail of the log cut off", "file", t.File, "offset", t.Offset, "bytes", t.Bytes, "reason", t.Reason)
 	return nil
 }
 
-// engine opens tidwall/wal on the repaired generation, for appending only.
-func (l *Log) engine(next uint64) (*wal.Log, error) {
-	tw, err := wal.Open(l.dir, &wal.Options{
+// prepare finds what is there, and makes the first generation if that is nothing.
+func (l *Log) prepare() (layout, chain, error) {
+	y, err := listLayout(l.dir)
+	if err != nil {
+		return y, chain{}, err
+	}
+	c, err := y.chain()
+	if err != nil {
+		return y, c, err
+	}
+	if len(c.logs) > 0 {
+		if err = l.syncDir(l.dir); err == nil { // whoever made it may have died before this
+			err = settle(&y, c)
+		}
+		return y, c, err
+	}
+	c.logs = []uint64{1}
+	// Whoever made dir may have died too. If the parent may not be opened, dir was
+	// made by somebody with other rights, before and not by a log.
+	if err := l.syncDir(filepath.Dir(l.dir)); err != nil && !errors.Is(err, fs.ErrPermission) {
+		return y, c, err
+	}
+	return y, c, mkdirSynced(y.log(1), l.syncDir)
+}
+
+// repair cuts the torn tail that the scanner met, if any, and removes what a
+// crash has left in the middle of a checkpoint.
+func (l *Log) repair(y *layout, c chain, s *scanner) error {
+	l.stats.replayed = s.sum.Records + s.sum.Checkpoint.Records
+	if t := s.sum.TornTail; t != nil {
+		if err := cut(t); err != nil {
+			return err
+		}
+		l.stats.repaired = t.Bytes
+		l.opts.Logger.Warn("torn tail of the log cut off", "file", t.File, "offset", t.Offset, "bytes", t.Bytes, "reason", t.Reason)
+	}
+	paths := y.stale(c)
+	for _, n := range s.empty {
+		paths = append(paths, y.log(n))
+	}
+	return l.remove(paths)
+}
+
+// engine opens tidwall/wal on a generation without damage, for appending only.
+func (l *Log) engine(dir string, next uint64) (*wal.Log, error) {
+	tw, err := wal.Open(dir, &wal.Options{
 		NoSync:           true, // one explicit sync for all frames of a group commit
 		SegmentSize:      l.opts.SegmentSize,
 		LogFormat:        wal.Binary,
@@ -202,10 +285,10 @@ func (l *Log) engine(next uint64) (*wal.Log, error) {
 	}
 	last, err := tw.LastIndex()
 	if err == nil && last+1 != next {
-		err = fmt.Errorf("%s ends with frame %d, tidwall/wal takes it for %d", l.dir, next-1, last)
+		err = fmt.Errorf("%s ends with frame %d, tidwall/wal takes it for %d", dir, next-1, last)
 	}
 	if err == nil {
-		err = l.syncDir(l.dir) // it may have made the first segment
+		err = l.syncDir(dir) // it may have made the first segment
 	}
 	if err != nil {
 		_ = tw.Close() // nothing was written to it
@@ -223,11 +306,43 @@ func (l *Log) syncDir(dir string) error {
 	return syncPath(dir)
 }
 
-func orDefault(n, otherwise int) int {
-	if n == 0 {
+func orDefault[T comparable](n, otherwise T) T {
+	var zero T
+	if n == zero {
 		return otherwise
 	}
 	return n
+}
+
+// run writes what nobody else does: what came while others wrote, and what
+// nobody waits for.
+func (l *Log) run() {
+	defer l.background.Done()
+	for {
+		select {
+		case <-l.wake:
+			l.timed.Store(false) // what comes from now on may miss this round
+			l.mu.Lock()
+			l.lead()
+		case <-l.stopping:
+			return
+		}
+	}
+}
+
+// lead writes what is queued, and gives mu up.
+func (l *Log) lead() {
+	l.w.commit()
+	l.giveUp()
+}
+
+// giveUp unlocks mu. Whoever found it locked relies on this: what it had queued
+// by then is seen here.
+func (l *Log) giveUp() {
+	l.mu.Unlock()
+	if l.queue.Load() != nil && l.opts.Durability != Interval {
+		l.wakeWriter()
+	}
 }
 
 // NewRecord makes a record that comes after prev, which may be nil. It has no
@@ -242,9 +357,19 @@ func (l *Log) NewRecord(prev *Record, kind Kind, body Body) *Record {
 	return &Record{body: body, prev: prev, kind: kind}
 }
 
-// Submit hands r over to be written. It never blocks. r completes in any case;
-// after the log halted or was closed with that error. Submitting a record
-// again does nothing.
+const (
+	// writeFrom is how many records that were acknowledged by Interval are
+	// written without waiting for the interval's end.
+	writeFrom = 1 << 12
+	// mostBuffered is how many there may be: on a disk that does not keep up,
+	// the next ones wait until they are durable.
+	mostBuffered = 1 << 16
+)
+
+// Submit hands r over to be written. It never blocks. r is written when
+// somebody waits for it or for a later one, or, with Interval, in time. It
+// completes in any case; after the log halted or was closed with that error.
+// Submitting a record again does nothing.
 func (l *Log) Submit(r *Record) {
 	if r.submitted.Swap(true) || r.complete() {
 		return
@@ -256,15 +381,63 @@ func (l *Log) Submit(r *Record) {
 			break
 		}
 	}
-	// The writer sets closed and then takes the queue a last time: either it
-	// got r there, or closed is set by now.
+	// Close sets closed and then takes the queue a last time: either it got r
+	// there, or closed is set by now.
 	if l.closed.Load() {
 		l.refuse()
 		return
 	}
-	// Not only by whoever found the queue empty: that one may be suspended
-	// right here.
-	l.wakeWriter()
+	if l.opts.Durability == Interval {
+		l.buffer()
+	}
+}
+
+// buffer takes note of one more record that will be written in time.
+func (l *Log) buffer() {
+	if l.buffered.Add(1)%writeFrom == 0 {
+		l.wakeWriter()
+	} else if !l.timed.Load() && l.timed.CompareAndSwap(false, true) {
+		time.AfterFunc(l.opts.SyncInterval, l.wakeWriter)
+	}
+}
+
+// Wait waits until r is as durable as the log was opened for, and says why if it
+// never will be. It submits r if that was not done yet.
+func (l *Log) Wait(r *Record) error {
+	if l.opts.Durability == Interval && !r.complete() && l.buffered.Load() < mostBuffered {
+		l.Submit(r)
+		return l.Err()
+	}
+	return l.settle(r)
+}
+
+// Append adds a record, and waits until it and all before it are on stable
+// storage, whatever the log's durability.
+func (l *Log) Append(kind Kind, body Body) error {
+	r := l.NewRecord(nil, kind, body)
+	if err := l.settle(r); err != nil || l.opts.Durability != None {
+		return err
+	}
+	l.mu.Lock()
+	defer l.giveUp()
+	return l.w.flush()
+}
+
+// settle waits until r is complete.
+func (l *Log) settle(r *Record) error {
+	if r.complete() {
+		return r.err
+	}
+	l.Submit(r) // whoever made it may be suspended right before that
+	if l.mu.TryLock() {
+		l.lead()
+	} else if l.opts.Durability == Interval {
+		l.wakeWriter() // not only when the interval is over
+	}
+	if !r.complete() {
+		<-r.Done()
+	}
+	return r.err
 }
 
 func (l *Log) wakeWriter() {
@@ -289,14 +462,11 @@ func (l *Log) take(batch []*Record) []*Record {
 	return batch
 }
 
-// refuse completes what is in the queue of a closed log. Predecessors are left
-// to their own Submit: other goroutines may be in here too.
+// refuse completes what is in the queue of a closed log.
 func (l *Log) refuse() {
-	for _, r := range l.take(nil) {
-		if !r.complete() {
-			r.finish(l.Err(), l.complete)
-		}
-	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.w.commit()
 }
 
 // Err is non-nil once the log is halted or closed: why.
@@ -308,12 +478,26 @@ func (l *Log) Err() error {
 }
 
 // Close writes and syncs what was submitted before it, and gives the directory
-// free. Records submitted meanwhile are either written or complete with
-// [lock.ErrClosed]. A halted log is closed without touching the disk again;
-// Close returns why it halted. Further calls return what the first one does.
+// free. A checkpoint that is under way is given up. Records submitted meanwhile
+// are either written or complete with [lock.ErrClosed]. A halted log is closed
+// without touching the disk again; Close returns why it halted. Further calls
+// return what the first one does.
 func (l *Log) Close() error {
-	l.closing.Store(true)
-	l.wakeWriter()
+	l.stopOnce.Do(func() {
+		close(l.stopping)
+		l.background.Wait()
+		<-l.checkpoint // and no other is begun
+		l.mu.Lock()
+		l.w.commit()
+		l.closeErr = l.w.close()
+		l.closed.Store(true)
+		l.mu.Unlock()
+		l.refuse()
+		if err := l.lock.Close(); l.closeErr == nil {
+			l.closeErr = err
+		}
+		close(l.finished)
+	})
 	<-l.finished
 	return l.closeErr
 }
@@ -330,5 +514,11 @@ func (l *Log) Stats() Stats {
 		Repaired: c.repaired,
 		Segments: c.segments.Load(),
 		Bytes:    c.bytes.Load(),
+
+		Generation:        c.generation.Load(),
+		Checkpoints:       c.checkpoints.Load(),
+		FailedCheckpoints: c.failedCheckpoints.Load(),
+		CheckpointBytes:   c.checkpointBytes.Load(),
+		CheckpointTime:    time.Duration(c.checkpointTime.Load()),
 	}
 }

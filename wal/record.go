@@ -34,8 +34,9 @@ type signal struct {
 	complete bool
 }
 
-// Done returns a channel that is closed when the record is durable, or never
-// will be: Err says which.
+// Done returns a channel that is closed when the record is complete: written,
+// and synced unless the log never syncs; or it never will be, Err says which. It
+// makes nobody write: Log.Wait does.
 func (r *Record) Done() <-chan struct{} {
 	if s := r.wait.Load(); s != nil {
 		return s.ch
@@ -46,6 +47,9 @@ func (r *Record) Done() <-chan struct{} {
 	}
 	return r.wait.Load().ch // set once by another Done or by completion, and never nil again
 }
+
+// Durable reports whether the record is complete and did not fail.
+func (r *Record) Durable() bool { return r.complete() && r.err == nil }
 
 // Err is, after Done, nil if the record is durable, else an error that wraps
 // lock.ErrHalted or lock.ErrClosed. Before, it is nil.

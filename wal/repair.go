@@ -10,15 +10,15 @@ import (
 )
 
 // laterFrame looks behind the bad entry at off, where frame number index
-// should be, for an intact frame that a torn write does not explain: one of a
-// later group commit. Group commits are written one after the other, each
-// synced before the next, so such a frame proves that the bad entry was once
-// good.
-func laterFrame(data []byte, off int, index uint64) (at int, found uint64, ok bool) {
+// should be, for an intact frame that a torn write does not explain: one written
+// after a later sync. A frame says how many frames before it were written
+// since the last sync; one that was written after a sync which covered the bad
+// entry proves that it was once good.
+func laterFrame(data []byte, off int, generation, index uint64) (at int, found uint64, ok bool) {
 	pos := off + 1
 	// Bodies hold bytes that clients chose, and a client may choose what looks
 	// like a frame: what lies inside of a write that was begun is not looked at.
-	if n, ok := headerExtent(data[off:], index); ok {
+	if n, ok := headerExtent(data[off:], generation, index); ok {
 		if n >= uint64(len(data)-off) {
 			return 0, 0, false
 		}
@@ -37,7 +37,7 @@ func laterFrame(data []byte, off int, index uint64) (at int, found uint64, ok bo
 			pos = m + 1
 		case f.index-uint64(f.part) > index:
 			return at, f.index, true
-		default: // of the same group commit as the bad one: neither was acknowledged
+		default: // of the same sync as the bad one: neither was on disk for certain
 			pos = at + n
 		}
 	}
@@ -73,13 +73,28 @@ func frameAt(data []byte, pos, m int, low, most uint64) (at, n int, f frame, ok 
 // killed before its sync leaves data in the page cache that is not on disk yet;
 // one whose sync failed leaves data there that never will be, although nobody
 // is told any more. So what is cached is written, and then dropped, before
-// anything is read.
-func settle(dir string) error {
-	segs, err := listSegments(dir)
-	if err != nil || len(segs) == 0 {
-		return err
+// anything is read. Earlier segments were synced before the next one was made.
+func settle(y *layout, c chain) error {
+	for i := len(c.logs) - 1; i >= 0; i-- {
+		dir := y.log(c.logs[i])
+		segs, err := listSegments(dir)
+		if err != nil {
+			return err
+		}
+		if len(segs) == 0 {
+			continue
+		}
+		if err := settleFile(segs[len(segs)-1].path); err != nil {
+			return err
+		}
+		if size, err := sizeOf(dir); err != nil || size > 0 {
+			return err
+		}
 	}
-	path := segs[len(segs)-1].path
+	return nil
+}
+
+func settleFile(path string) error {
 	f, err := os.Open(path)
 	if err != nil {
 		return err

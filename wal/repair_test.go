@@ -36,22 +36,22 @@ func TestFormat(t *testing.T) {
 	l := mustOpen(t, dir, Options{seam: seam{maxPayload: 1}})
 	r := l.NewRecord(nil, KindEpoch, text("e"))
 	s := l.NewRecord(r, KindFile, text("file"))
-	l.Submit(s)
+	submit(l, s)
 	<-s.Done()
 	mustClose(t, l)
-	want := "23" + // size 35
-		"89534e4b 01 00 0000 0100000000000000 01000000 03000000" +
+	want := "2f" + // size 47
+		"89534e4b 01 00 0000 0100000000000000 0100000000000000 00000000 01000000 03000000" +
 		"01 01 65" +
 		"%016x" +
-		"26" + // size 38
-		"89534e4b 01 00 0100 0200000000000000 01000000 06000000" +
+		"32" + // size 50
+		"89534e4b 01 00 0000 0200000000000000 0100000000000000 01000000 01000000 06000000" +
 		"04 02 66696c65" +
 		"%016x"
 	got := get(t, segmentPath(dir, 1))
 	sum := func(b []byte) uint64 {
 		return binary.BigEndian.Uint64(binary.LittleEndian.AppendUint64(nil, xxhash.Sum64(b)))
 	}
-	want = fmt.Sprintf(strings.ReplaceAll(want, " ", ""), sum(got[1:28]), sum(got[37:67]))
+	want = fmt.Sprintf(strings.ReplaceAll(want, " ", ""), sum(got[1:40]), sum(got[49:91]))
 	if hex.EncodeToString(got) != want {
 		t.Errorf("segment is\n%x, want\n%s", got, want)
 	}
@@ -78,7 +78,7 @@ func TestCutAtEveryByte(t *testing.T) {
 			i--
 		}
 		var got []string
-		l := mustOpen(t, dir, Options{Replay: func(_ Kind, b []byte) error { got = append(got, string(b)); return nil }})
+		l := mustOpen(t, dir, Options{Replay: func(e Entry) error { got = append(got, string(e.Body)); return nil }})
 		if !slices.Equal(got, bodies[i]) {
 			t.Fatalf("cut at %d: %q, want %q", n, got, bodies[i])
 		}
@@ -204,7 +204,7 @@ func TestTornGroupOfSeveralFrames(t *testing.T) {
 func TestInconsistentFrames(t *testing.T) {
 	a := entry(1, 0, "a")
 	short := func(count uint32, payload ...byte) []byte {
-		return withSize(sealFrame(append(make([]byte, headerSize), payload...), 2, 0, count))
+		return withSize(header{index: 2, generation: generation}.seal(append(room(nil), payload...), count))
 	}
 	lied := slices.Clone(short(1, 0, 2)[1:])
 	lied[offPayload]++
@@ -344,7 +344,7 @@ func TestSegments(t *testing.T) {
 			}
 		})
 	}
-	for _, name := range []string{generationName(2), "log-1", generationName(generation) + ".old"} {
+	for _, name := range []string{"log-1", generationName(generation) + ".old", checkpointName(1), checkpointName(1) + ".old", "checkpoint-2" + temporarySuffix} {
 		t.Run(name, func(t *testing.T) {
 			dir := logOf(t, segs())
 			path := filepath.Join(dir, name)

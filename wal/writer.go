@@ -2,7 +2,6 @@ package wal
 
 import (
 	"fmt"
-	"math"
 	"os"
 	"path/filepath"
 
@@ -15,88 +14,76 @@ import (
 // group commit.
 const keepBuffer = 1 << 20
 
-// writer is the one goroutine that writes the log. Its fields are its own.
+// writer writes the log. Its fields belong to whoever holds Log.mu.
 type writer struct {
-	l    *Log
-	tw   *wal.Log // nil once the log halted
-	tail tail
-	next uint64 // index of the next frame
+	l          *Log
+	tw         *wal.Log // nil once the log halted
+	dir        string   // of the generation
+	generation uint64
+	tail       tail
+	next       uint64 // index of the next frame
 
 	batch []*Record // taken off the queue
 	chain []*Record // one record and its unwritten predecessors, the last first
-	group []*Record // what this group commit writes, in log order
+	group []*Record // what was written and is not complete yet, in log order
 
 	buf     []byte // the frame that is being built
 	scratch []byte // the body that is being encoded
 	count   uint32 // records in buf
-	part    uint16 // frames of this group commit written before
+	part    uint32 // frames written since the last sync
 
-	unsynced struct { // what was written since the last sync
+	unsynced struct { // what was written and is not counted yet
 		frames, records uint64
 		bytes           int64
 	}
 }
 
-func newWriter(l *Log, s *scanner) (*writer, error) {
-	tw, err := l.engine(s.next)
+func newWriter(l *Log, dir string, s *scanner) (*writer, error) {
+	tw, err := l.engine(dir, s.next)
 	if err != nil {
 		return nil, err
 	}
 	l.stats.segments.Store(int64(max(1, s.sum.Segments)))
 	l.stats.bytes.Store(s.sum.Bytes)
+	l.stats.checkpointBytes.Store(s.sum.Checkpoint.Bytes)
+	l.since.Store(s.sum.Bytes)
+	l.stats.generation.Store(s.generation)
 	return &writer{
-		l:    l,
-		tw:   tw,
-		tail: tail{size: s.tailSize, limit: int64(l.opts.SegmentSize)},
-		next: s.next,
+		l:          l,
+		tw:         tw,
+		dir:        dir,
+		generation: s.generation,
+		tail:       tail{size: s.tailSize, limit: int64(l.opts.SegmentSize)},
+		next:       s.next,
 	}, nil
 }
 
-func (w *writer) run() {
-	l := w.l
-	for range l.wake {
-		closing := l.closing.Load()
-		w.batch = l.take(w.batch)
-		w.commit()
-		if closing {
-			break
-		}
-	}
-	l.closeErr = w.close()
-	l.closed.Store(true)
-	l.refuse()
-	close(l.finished)
-}
-
-// close ends the log after the last group commit.
-func (w *writer) close() (err error) {
-	if err = w.l.Err(); err == nil {
-		err = w.tw.Close()
-		closed := fmt.Errorf("log %s: %w", w.l.dir, lock.ErrClosed)
-		w.l.failure.Store(&closed)
-	}
-	if cerr := w.l.lock.Close(); err == nil {
-		err = cerr
-	}
-	return err
-}
-
-// commit writes the batch with one sync and completes its records.
+// commit takes the queue, writes it, makes it as durable as l.durability asks
+// for, and completes its records.
 func (w *writer) commit() {
+	w.batch = w.l.take(w.batch)
 	if len(w.batch) == 0 {
 		return
 	}
 	if w.tw != nil {
-		if err := w.write(); err != nil {
+		if err := w.write(w.l.opts.Durability != None); err != nil {
 			w.halt(err)
 		}
 	}
+	w.complete()
+}
+
+// complete ends what commit began.
+func (w *writer) complete() {
 	if w.tw == nil {
 		w.fail()
 	} else {
 		for _, r := range w.group {
 			r.finish(nil, w.l.complete)
 		}
+	}
+	if w.l.opts.Durability == Interval {
+		w.l.buffered.Add(-int64(len(w.batch)))
 	}
 	// Emptied, not just shortened: they would keep records reachable.
 	w.batch, w.chain, w.group = emptied(w.batch), emptied(w.chain), emptied(w.group)
@@ -117,9 +104,8 @@ func emptied(s []*Record) []*Record {
 }
 
 // write puts every record of the batch, predecessors first, into frames, and
-// syncs them.
-func (w *writer) write() error {
-	w.part = 0
+// syncs them if asked to.
+func (w *writer) write(sync bool) error {
 	w.beginFrame()
 	for _, r := range w.batch {
 		// A suspended goroutine may not have submitted the predecessors yet.
@@ -140,6 +126,10 @@ func (w *writer) write() error {
 	if err := w.writeFrame(); err != nil {
 		return err
 	}
+	if !sync {
+		w.account()
+		return nil
+	}
 	return w.sync()
 }
 
@@ -151,19 +141,13 @@ func (w *writer) add(r *Record) error {
 	if n := len(w.scratch); n > w.l.opts.seam.maxRecord {
 		return fmt.Errorf("a record of %d bytes is larger than %d and cannot be written", n, w.l.opts.seam.maxRecord)
 	}
-	if !r.kind.known() {
-		return fmt.Errorf("a record of unknown kind %d cannot be written: no reader would take it", uint8(r.kind))
+	if !r.kind.known() || !r.kind.fits(false) {
+		return fmt.Errorf("a record of kind %s cannot be written to a log: no reader would take it", r.kind)
 	}
-	size := uvarintLen(uint64(len(w.scratch))) + 1 + len(w.scratch)
+	size := recordSize(len(w.scratch))
 	if w.count > 0 && len(w.buf)-headerSize+size > w.l.opts.seam.maxPayload {
 		if err := w.writeFrame(); err != nil {
 			return err
-		}
-		if w.part++; w.part == math.MaxUint16 { // more cannot be said
-			if err := w.sync(); err != nil {
-				return err
-			}
-			w.part = 0
 		}
 		w.beginFrame()
 	}
@@ -173,14 +157,17 @@ func (w *writer) add(r *Record) error {
 }
 
 func (w *writer) beginFrame() {
-	w.buf = append(w.buf[:0], make([]byte, headerSize)...)
+	w.buf = room(w.buf)
 	w.count = 0
 }
 
 // writeFrame hands the frame to tidwall/wal, which appends it to the tail
 // segment and, when that is full, syncs and closes it and begins another.
 func (w *writer) writeFrame() error {
-	w.buf = sealFrame(w.buf, w.next, w.part, w.count)
+	if w.tail.full() {
+		w.part = 0 // a new segment is begun first, and the one before it synced
+	}
+	w.buf = header{index: w.next, generation: w.generation, part: w.part}.seal(w.buf, w.count)
 	if f := w.l.opts.seam.write; f != nil {
 		if err := f(w.next, w.buf); err != nil {
 			return w.failed("write", err)
@@ -195,6 +182,7 @@ func (w *writer) writeFrame() error {
 	w.unsynced.bytes += size
 	rolls, newest := w.tail.add(size, w.next)
 	w.next++
+	w.part++
 	if rolls == 0 {
 		return nil
 	}
@@ -205,11 +193,14 @@ func (w *writer) writeFrame() error {
 // not, and without them all that is synced into the segments is lost.
 func (w *writer) rolled(rolls int, newest uint64) error {
 	l := w.l
-	if _, err := os.Stat(filepath.Join(l.dir, segmentName(newest))); err != nil {
+	if _, err := os.Stat(filepath.Join(w.dir, segmentName(newest))); err != nil {
 		return w.failed("begin a segment", err)
 	}
-	if err := l.syncDir(l.dir); err != nil {
+	if err := l.syncDir(w.dir); err != nil {
 		return w.failed("sync the directory", err)
+	}
+	if newest == w.next { // begun after the frame: with that all is synced
+		w.part = 0
 	}
 	l.stats.dirSyncs.Add(1)
 	l.stats.segments.Add(int64(rolls))
@@ -226,17 +217,38 @@ func (w *writer) sync() error {
 	if err := w.tw.Sync(); err != nil {
 		return w.failed("sync", err)
 	}
-	c := &w.l.stats
-	c.syncs.Add(1)
-	c.frames.Add(w.unsynced.frames)
-	c.records.Add(w.unsynced.records)
-	c.bytes.Add(w.unsynced.bytes)
-	w.unsynced.frames, w.unsynced.records, w.unsynced.bytes = 0, 0, 0
+	w.part = 0
+	w.l.stats.syncs.Add(1)
+	w.account()
 	return nil
 }
 
+// flush makes durable what was written and is not, and says why the log is not
+// written any more, if so.
+func (w *writer) flush() error {
+	if w.tw != nil && w.part > 0 {
+		if err := w.sync(); err != nil {
+			w.halt(err)
+		}
+	}
+	if w.tw == nil {
+		return w.l.Err()
+	}
+	return nil
+}
+
+// account adds what was written to the counters.
+func (w *writer) account() {
+	c := &w.l.stats
+	c.frames.Add(w.unsynced.frames)
+	c.records.Add(w.unsynced.records)
+	c.bytes.Add(w.unsynced.bytes)
+	w.l.grown(w.unsynced.bytes)
+	w.unsynced.frames, w.unsynced.records, w.unsynced.bytes = 0, 0, 0
+}
+
 func (w *writer) failed(what string, err error) error {
-	return fmt.Errorf("%s, frame %d of %s: %w", what, w.next, w.l.dir, err)
+	return fmt.Errorf("%s, frame %d of %s: %w", what, w.next, w.dir, err)
 }
 
 // halt ends all writing. tidwall/wal is let go of, not closed: its Close would
@@ -267,16 +279,30 @@ func (w *writer) fail() {
 	}
 }
 
+// close ends the log after the last group commit.
+func (w *writer) close() (err error) {
+	if err = w.l.Err(); err == nil {
+		err = w.tw.Close() // syncs
+		w.tw = nil
+		closed := fmt.Errorf("log %s: %w", w.l.dir, lock.ErrClosed)
+		w.l.failure.Store(&closed)
+	}
+	return err
+}
+
 // tail mirrors when tidwall/wal begins a new segment: after a write that fills
 // the tail segment up to the limit, and before a write if the tail segment is
 // larger than the limit already, which it can only be after Open.
 type tail struct{ size, limit int64 }
 
+// full reports whether a new segment is begun before the next frame.
+func (t *tail) full() bool { return t.size > t.limit }
+
 // add takes note of the entry of frame number index, of size bytes. rolls is
 // how many segments were begun, newest the index that the last of them is
 // named by.
 func (t *tail) add(size int64, index uint64) (rolls int, newest uint64) {
-	if t.size > t.limit {
+	if t.full() {
 		t.size = 0
 		rolls, newest = 1, index
 	}

@@ -1,0 +1,253 @@
+package shard
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+
+	"sneck/interval"
+	"sneck/lock"
+)
+
+// Snapshot calls emit with a record of every file on which something is held.
+// It walks the cells while traffic goes on: each record is the state of its file
+// at a moment of its own, somewhere between the begin and the end of the walk.
+//
+// What makes such a snapshot usable together with the records of the changes
+// that were published since it began (Replay with window) is this:
+//
+//   - a file that was there during the whole walk is met, in a state not older
+//     than the walk, and its version says which records are in it already;
+//   - a file that was not met was empty at some moment of the walk: since then
+//     its records begin with one that says so, and what comes before that one
+//     leads to nothing;
+//   - the record that made a state which was met is handed to the journal before
+//     Snapshot returns, by whoever made it or here.
+func (t *Table) Snapshot(emit func(Body) error) (err error) {
+	for i := range t.shards {
+		t.shards[i].cells.Range(func(r fileRef, c *cell) bool {
+			s := c.state.Load()
+			if s.ticket != nil {
+				t.journal.Submit(s.ticket)
+			}
+			if s.locks() > 0 {
+				err = emit(&stateBody{file: r.key, s: s})
+			}
+			return err == nil
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// stateBody is what is held on one file.
+//
+//	state := version uvarint, file string, owners uvarint, owner..., items uvarint, item...
+//	item  := index of the owner uvarint, range, mode byte, id uvarint, epoch uvarint, since varint
+//
+// POSIX and OFD ranges come first, then SMB ranges, each in the order of the
+// index. The other terms are those of a record.
+type stateBody struct {
+	file lock.FileKey
+	s    *state
+}
+
+func (f *stateBody) AppendTo(b []byte) []byte {
+	b = binary.AppendUvarint(b, f.s.version)
+	b = appendString(b, string(f.file))
+	var only [1]*interval.Owner
+	owners, places := only[:0], map[*interval.Owner]uint64(nil)
+	f.s.each(func(it *interval.Item) bool {
+		o := it.Owner()
+		if len(owners) > 0 && places == nil {
+			places = map[*interval.Owner]uint64{owners[0]: 0}
+		}
+		if _, known := places[o]; !known {
+			if places != nil {
+				places[o] = uint64(len(owners))
+			}
+			owners = append(owners, o)
+		}
+		return true
+	})
+	b = binary.AppendUvarint(b, uint64(len(owners)))
+	for _, o := range owners {
+		b = appendOwner(b, &o.Owner)
+	}
+	b = binary.AppendUvarint(b, uint64(f.s.locks()))
+	f.s.each(func(it *interval.Item) bool {
+		b = binary.AppendUvarint(b, places[it.Owner()])
+		b = appendRange(b, it.Range())
+		b = append(b, byte(it.Mode()))
+		b = binary.AppendUvarint(b, uint64(it.ID()))
+		b = binary.AppendUvarint(b, it.Epoch())
+		b = binary.AppendVarint(b, it.Since())
+		return true
+	})
+	return b
+}
+
+// Restore puts a file into the table as a snapshot has it. The table must not be
+// in use yet, and must not have the file.
+func (t *Table) Restore(body []byte) error {
+	r := reader{b: body}
+	version, file := r.uvarint(), lock.FileKey(r.string())
+	if r.err == nil {
+		r.err = file.Validate()
+	}
+	if r.err != nil {
+		return fmt.Errorf("state record: %w", r.err)
+	}
+	items, err := t.items(&r)
+	s := &state{version: version}
+	if err == nil {
+		err = s.fill(items)
+	}
+	switch {
+	case err != nil:
+	case version == 0:
+		err = errors.New("version 0")
+	case len(r.b) > 0:
+		err = fmt.Errorf("%d bytes too many", len(r.b))
+	case t.find(refOf(file)) != nil:
+		err = errors.New("the file was there already")
+	}
+	if err != nil {
+		return fmt.Errorf("state record of %q: %w", file, err)
+	}
+	cl := t.cell(refOf(file))
+	cl.state.Store(s)
+	t.shard(cl.ref).count(empty, s)
+	for i := range items {
+		t.index(cl, items[i].Owner().Client)
+		t.seen(items[i].ID())
+	}
+	return nil
+}
+
+// items reads the items of a state.
+func (t *Table) items(r *reader) ([]interval.Item, error) {
+	n := r.uvarint()
+	if n > uint64(len(r.b)) { // each takes a byte at least
+		r.fail(errShort)
+		return nil, r.err
+	}
+	owners := make([]*interval.Owner, n)
+	for i := range owners {
+		if owners[i] = t.owner(r.owner()); r.err != nil {
+			return nil, r.err
+		}
+	}
+	n = r.uvarint()
+	if n > uint64(len(r.b)) {
+		r.fail(errShort)
+	}
+	if n == 0 {
+		r.fail(errors.New("nothing is held"))
+	}
+	if r.err != nil {
+		return nil, r.err
+	}
+	items := make([]interval.Item, n)
+	for i := range items {
+		o := r.uvarint()
+		if o >= uint64(len(owners)) {
+			r.fail(fmt.Errorf("owner %d of %d", o, len(owners)))
+			return nil, r.err
+		}
+		rng, mode := r.rng(), r.mode()
+		id, epoch, since := r.id(), r.uvarint(), r.time()
+		if r.err == nil {
+			r.err = rng.ValidFor(owners[o].Semantics)
+		}
+		if r.err != nil {
+			return nil, r.err
+		}
+		items[i] = interval.NewItem(owners[o], rng, mode, id, since).In(epoch)
+		if got := items[i].Epoch(); got != epoch {
+			r.fail(fmt.Errorf("lock %d was granted in epoch %d", id, epoch))
+			return nil, r.err
+		}
+	}
+	return items, nil
+}
+
+// fill makes s hold the items, which come from a record: whatever cannot be is
+// refused.
+func (s *state) fill(items []interval.Item) error {
+	smb := len(items)
+	for i := range items {
+		isSMB := items[i].Owner().Semantics == lock.SMB
+		if isSMB {
+			smb = min(smb, i)
+		} else if smb < i {
+			return errors.New("the ranges are not in order")
+		}
+	}
+	posix, ok := interval.FromSorted(items[:smb])
+	stacked, sorted := interval.FromSorted(items[smb:])
+	if !ok || !sorted {
+		return errors.New("the ranges are not in order, or one is there twice")
+	}
+	s.posix = posix
+	s.setStacked(stacked)
+	if len(items) == 1 {
+		return nil
+	}
+	return s.sound(items, smb)
+}
+
+// sound reports whether these items, the first smb of which are not of SMB
+// owners, can be held on one file. A zero-length range has no byte: POSIX ranges
+// may have merged around it.
+func (s *state) sound(items []interval.Item, smb int) error {
+	solid := *s
+	if some := withBytes(items[smb:]); len(some) < len(items)-smb {
+		set, _ := interval.FromSorted(some) // still in order
+		solid.setStacked(set)
+	}
+	ids := make(map[lock.ID]bool, len(items))
+	last := make(map[*interval.Owner]*interval.Item)
+	for i := range items {
+		it := &items[i]
+		if ids[it.ID()] {
+			return fmt.Errorf("two locks have the id %d", it.ID())
+		}
+		ids[it.ID()] = true
+		if it.Range().IsEmpty() {
+			continue
+		}
+		if hit := solid.firstOther(it.Owner(), it.Range(), it.Mode()); hit != nil {
+			return fmt.Errorf("%s holds %s on %s and %s %s on %s", it.Owner(), it.Mode(), it.Range(), hit.Owner(), hit.Mode(), hit.Range())
+		}
+		before := last[it.Owner()]
+		isSMB := i >= smb
+		switch {
+		case before != nil && isSMB && it.Exclusive() && before.Last() >= it.First():
+			return fmt.Errorf("%s holds exclusive locks on each other", it.Owner())
+		case before != nil && !isSMB && (before.Last() >= it.First() || before.Mode() == it.Mode() && before.Last()+1 == it.First()):
+			return fmt.Errorf("%s holds %s on %s and %s on %s", it.Owner(), before.Mode(), before.Range(), it.Mode(), it.Range())
+		}
+		if !isSMB || it.Exclusive() && (before == nil || before.Last() < it.Last()) {
+			last[it.Owner()] = it
+		}
+	}
+	return nil
+}
+
+func withBytes(items []interval.Item) (some []interval.Item) {
+	for _, it := range items {
+		if !it.Range().IsEmpty() {
+			some = append(some, it)
+		}
+	}
+	return some
+}
+
+// seen notes an id that the log has given out.
+func (t *Table) seen(id lock.ID) { t.epoch = max(t.epoch, uint64(id)>>interval.EpochShift) }
+
+// ReplayedEpoch is the last server epoch that an id which was replayed is of.
+func (t *Table) ReplayedEpoch() uint64 { return t.epoch }
