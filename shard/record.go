@@ -220,7 +220,6 @@ func (t *Table) Replay(body []byte, window bool) error {
 	case window && known > 0 && version <= known:
 		return nil
 	case window && known == 0 && !first:
-		t.shard(ref).raise(version) // it is used up
 		return nil
 	case version <= known:
 		return fmt.Errorf("lock record of %q: version %d after version %d", file, version, known)

@@ -147,6 +147,7 @@ func (l *Log) rotate() (old replaced, err error) {
 	}
 	l.mu.Lock()
 	defer l.giveUp()
+	w.commit() // rather to what goes
 	if err := w.flush(); err != nil {
 		_ = tw.Close() // nothing was written to it
 		return old, err
