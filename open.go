@@ -147,4 +147,7 @@ func (j journal) Submit(t shard.Ticket) { j.log.Submit(t.(*wal.Record)) }
 func (j journal) Wait(t shard.Ticket) error { return j.log.Wait(t.(*wal.Record)) }
 
 // halt refuses everything once the log has failed.
-func (m *Manager) halt(err error) { m.table.Fail(err) }
+func (m *Manager) halt(err error) {
+	m.table.Refuse(err)
+	go m.table.Fail(err) // tells those in line
+}

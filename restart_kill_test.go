@@ -3,6 +3,7 @@ package sneck_test
 import (
 	"bufio"
 	"errors"
+	"flag"
 	"fmt"
 	"io"
 	"maps"
@@ -29,6 +30,8 @@ const (
 	victimSeedEnv = "SNECK_TEST_VICTIM_SEED"
 	victimFromEnv = "SNECK_TEST_VICTIM_BEGIN" // each worker's first operation, "3,0,17,…"
 	workers       = 8
+
+	victimDurabilityEnv = "SNECK_TEST_VICTIM_DURABILITY"
 	begins, acked = "begins", "acked"
 )
 
@@ -115,7 +118,10 @@ func must(err error, allowed ...error) {
 func victim(dir string) {
 	seed, err := strconv.ParseUint(os.Getenv(victimSeedEnv), 10, 64)
 	must(err)
-	m, err := sneck.Open(sneck.Options{Dir: dir})
+	durability, err := sneck.ParseDurability(os.Getenv(victimDurabilityEnv))
+	must(err)
+	// So small that checkpoints are always under way.
+	m, err := sneck.Open(sneck.Options{Dir: dir, Durability: durability, SegmentSize: 4 << 10, CheckpointAfter: 8 << 10})
 	must(err)
 	for i, from := range strings.Split(os.Getenv(victimFromEnv), ",") {
 		n, err := strconv.Atoi(from)
@@ -142,7 +148,7 @@ func say(i, n int, what string) {
 // witness has the victim run until it has acknowledged so many operations, kills
 // it, and returns how many of each worker's operations have begun and how many
 // were acknowledged, counting from operation 0.
-func witness(t *testing.T, dir string, seed uint64, from []int, until int) (begun, done []int) {
+func witness(t *testing.T, dir string, d sneck.Durability, seed uint64, from []int, until int) (begun, done []int) {
 	t.Helper()
 	exe, err := os.Executable()
 	if err != nil {
@@ -153,7 +159,7 @@ func witness(t *testing.T, dir string, seed uint64, from []int, until int) (begu
 	for _, n := range from {
 		begin = append(begin, strconv.Itoa(n))
 	}
-	cmd.Env = append(os.Environ(), victimEnv+"="+dir, fmt.Sprintf("%s=%d", victimSeedEnv, seed), victimFromEnv+"="+strings.Join(begin, ","))
+	cmd.Env = append(os.Environ(), victimEnv+"="+dir, victimDurabilityEnv+"="+d.String(), fmt.Sprintf("%s=%d", victimSeedEnv, seed), victimFromEnv+"="+strings.Join(begin, ","))
 	var trouble strings.Builder
 	cmd.Stderr = &trouble
 	out, err := cmd.StdoutPipe()
@@ -195,14 +201,19 @@ func witness(t *testing.T, dir string, seed uint64, from []int, until int) (begu
 	return begun, done
 }
 
-// replays is what the worker holds after its first n operations.
-func (w *worker) replays(t *testing.T, n int) []fact {
-	m := mustOpen(t, "")
-	defer func() { _ = m.Close() }()
-	for i := range n {
-		w.do(m, i)
+// mirror does what a worker does on a Manager in memory.
+type mirror struct {
+	w    *worker
+	m    *sneck.Manager
+	next int
+}
+
+// until is what the worker holds after its first n operations.
+func (r *mirror) until(n int) []fact {
+	for ; r.next < n; r.next++ {
+		r.w.do(r.m, r.next)
 	}
-	return facts(table(m, lock.Filter{}))
+	return facts(table(r.m, lock.Filter{}))
 }
 
 // someFilesOf reports whether got is what was held before on some of the files,
@@ -215,10 +226,14 @@ func someFilesOf(got, before []fact) bool {
 	return slices.Equal(got, slices.DeleteFunc(slices.Clone(before), func(b fact) bool { return !kept[b.File] }))
 }
 
+var kills = flag.Int("kills", 10, "how often TestRestartKilled kills a process")
+
 // Durable means: killed at any instant under load, nothing that was
 // acknowledged is missing, and nothing is there that was not asked for. What
 // each worker holds is what its acknowledged operations give, with or without
-// the one that was under way. Several lives follow each other on one log.
+// the one that was under way. Several lives follow each other on one log, on
+// which checkpoints are made all the time. With None, what is acknowledged
+// survives the process too.
 func TestRestartKilled(t *testing.T) {
 	if testing.Short() {
 		t.Skip("runs processes")
@@ -226,10 +241,29 @@ func TestRestartKilled(t *testing.T) {
 	r := newRand(t)
 	dir, seed := t.TempDir(), r.Uint64()
 	from := make([]int, workers)
+	var mirrors []*mirror
+	for i := range workers {
+		m := mustOpen(t, "")
+		defer func() { _ = m.Close() }()
+		mirrors = append(mirrors, &mirror{w: newWorker(seed, i), m: m})
+	}
 	var epoch uint64
 	ids := make(map[lock.ID]fact)
-	for life := range 4 {
-		begun, done := witness(t, dir, seed, from, 1+r.IntN(600))
+	checkpoints, halfway, acknowledged := 0, 0, 0
+	for life := range *kills {
+		d := []sneck.Durability{sneck.Sync, sneck.None}[life%2]
+		begun, done := witness(t, dir, d, seed, from, 1+r.IntN(600))
+		entries, err := os.ReadDir(dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, e := range entries {
+			if strings.HasPrefix(e.Name(), "checkpoint-") {
+				if checkpoints++; strings.HasSuffix(e.Name(), ".tmp") {
+					halfway++
+				}
+			}
+		}
 		snap, err := sneck.Inspect(dir)
 		if err != nil {
 			t.Fatal(err)
@@ -243,24 +277,26 @@ func TestRestartKilled(t *testing.T) {
 		all := table(m, lock.Filter{})
 		mustEqual(t, "the table after Inspect", all, seen)
 		under := 0
-		for i := range workers {
-			w := newWorker(seed, i)
+		for i, mirror := range mirrors {
+			w := mirror.w
 			if begun[i] < done[i] || begun[i] > done[i]+1 {
 				t.Fatalf("worker %d began %d operations and was acknowledged %d", i, begun[i], done[i])
 			}
+			acknowledged += done[i] - from[i]
 			got := facts(table(m, lock.Filter{Owner: &w.owner}))
+			before := mirror.until(done[i])
 			switch {
-			case slices.Equal(got, w.replays(t, done[i])):
+			case slices.Equal(got, before):
 				from[i] = done[i]
-			case begun[i] > done[i] && slices.Equal(got, w.replays(t, begun[i])):
-				from[i] = begun[i]
-				under++
-			case begun[i] > done[i] && w.releasesClient(done[i]) && someFilesOf(got, w.replays(t, done[i])):
+			case begun[i] > done[i] && w.releasesClient(done[i]) && len(got) > 0 && someFilesOf(got, before):
 				from[i] = done[i] // it is done again, to its end
+				under++
+			case begun[i] > done[i] && slices.Equal(got, mirror.until(begun[i])):
+				from[i] = begun[i]
 				under++
 			default:
 				t.Errorf("life %d, worker %d: %d operations acknowledged, %d begun; it holds\n\t%v\nwant\n\t%v\nor\n\t%v",
-					life, i, done[i], begun[i], got, w.replays(t, done[i]), w.replays(t, begun[i]))
+					life, i, done[i], begun[i], got, before, mirror.until(begun[i]))
 			}
 			for _, h := range table(m, lock.Filter{Owner: &w.owner}) {
 				all = slices.DeleteFunc(all, func(g lock.Held) bool { return g == h })
@@ -281,10 +317,11 @@ func TestRestartKilled(t *testing.T) {
 			}
 		}
 		maps.Copy(ids, now)
-		t.Logf("life %d: %v operations acknowledged; of those under way %d had taken effect; %d locks held", life, done, under, len(now))
 		mustClose(t, m)
 		if t.Failed() {
+			t.Logf("life %d with %v: %v operations acknowledged", life, d, done)
 			return
 		}
 	}
+	t.Logf("%d kills, %d operations acknowledged, %d checkpoints found, %d of them half written", *kills, acknowledged, checkpoints, halfway)
 }

@@ -507,8 +507,8 @@ func TestRestartBadDirectory(t *testing.T) {
 	}
 }
 
-// Random calls with restarts in between, some as if the process had been
-// killed, give the same answers and the same table as a Manager in memory that
+// Random calls with checkpoints and restarts in between, some as if the process
+// had been killed, give the same answers and the same table as a Manager in memory that
 // lives on.
 func TestRestartModel(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
@@ -629,6 +629,11 @@ func TestRestartModel(t *testing.T) {
 				}
 				f := rapid.SampledFrom(files).Draw(rt, "file")
 				both(rt, func(m *sneck.Manager) (lock.Held, error) { return counted(m.ReleaseFile(bg, f)) })
+			},
+			"Checkpoint": func(rt *rapid.T) {
+				if err := m.Checkpoint(bg); err != nil {
+					rt.Fatal(err)
+				}
 			},
 			"restart": func(rt *rapid.T) {
 				before, epoch := table(m, lock.Filter{}), m.Epoch()

@@ -145,7 +145,7 @@ func (t *Table) newIDs(sh *shard) lock.ID {
 		at := n
 		if n%block == 0 { // used up, or never had one
 			if at = t.blocks.Add(1) * block; at >= 1<<interval.EpochShift {
-				t.failed.CompareAndSwap(nil, &errIDs)
+				t.Refuse(errIDs)
 			}
 		}
 		if sh.ids.CompareAndSwap(n, at+2) {

@@ -93,14 +93,11 @@ func (f *stateBody) AppendTo(b []byte) []byte {
 // in use yet, and must not have the file.
 func (t *Table) Restore(body []byte) error {
 	r := reader{b: body}
-	version, file := r.uvarint(), lock.FileKey(r.string())
-	if r.err == nil {
-		r.err = file.Validate()
-	}
+	file, version := r.state()
 	if r.err != nil {
 		return fmt.Errorf("state record: %w", r.err)
 	}
-	items, err := t.items(&r)
+	items, err := r.items(t.owner)
 	s := &state{version: version}
 	if err == nil {
 		err = s.fill(items)
@@ -127,8 +124,17 @@ func (t *Table) Restore(body []byte) error {
 	return nil
 }
 
-// items reads the items of a state.
-func (t *Table) items(r *reader) ([]interval.Item, error) {
+// state reads what a state record says before its items.
+func (r *reader) state() (file lock.FileKey, version uint64) {
+	version, file = r.uvarint(), lock.FileKey(r.string())
+	if r.err == nil {
+		r.err = file.Validate()
+	}
+	return file, version
+}
+
+// items reads the items of a state. intern makes an owner that stays.
+func (r *reader) items(intern func(lock.Owner) *interval.Owner) ([]interval.Item, error) {
 	n := r.uvarint()
 	if n > uint64(len(r.b)) { // each takes a byte at least
 		r.fail(errShort)
@@ -136,7 +142,7 @@ func (t *Table) items(r *reader) ([]interval.Item, error) {
 	}
 	owners := make([]*interval.Owner, n)
 	for i := range owners {
-		if owners[i] = t.owner(r.owner()); r.err != nil {
+		if owners[i] = intern(r.owner()); r.err != nil {
 			return nil, r.err
 		}
 	}

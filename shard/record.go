@@ -198,14 +198,7 @@ func (r *reader) rng() (out lock.Range) {
 // does not have, up to the first that says that nothing was held before.
 func (t *Table) Replay(body []byte, window bool) error {
 	r := reader{b: body}
-	n, file, parts := r.uvarint(), lock.FileKey(r.string()), r.uvarint()
-	version, first := n>>1, n&1 == 1
-	if r.err == nil {
-		r.err = file.Validate()
-	}
-	if r.err == nil && version == 0 {
-		r.err = errors.New("version 0")
-	}
+	file, version, first, parts := r.change()
 	if r.err != nil {
 		return fmt.Errorf("lock record: %w", r.err)
 	}
@@ -270,8 +263,24 @@ func (t *Table) Replay(body []byte, window bool) error {
 	return nil
 }
 
+// change reads what a record says before its parts.
+func (r *reader) change() (file lock.FileKey, version uint64, first bool, parts uint64) {
+	n := r.uvarint()
+	file, parts = lock.FileKey(r.string()), r.uvarint()
+	if r.err == nil {
+		r.err = file.Validate()
+	}
+	if r.err == nil && n>>1 == 0 {
+		r.err = errors.New("version 0")
+	}
+	return file, n >> 1, n&1 == 1, parts
+}
+
 // part reads one part of a record.
-func (t *Table) part(r *reader) (*command, error) {
+func (t *Table) part(r *reader) (*command, error) { return r.part(t.owner) }
+
+// part reads one part of a record. intern makes an owner that stays.
+func (r *reader) part(intern func(lock.Owner) *interval.Owner) (*command, error) {
 	c := &command{op: op(r.byte())}
 	var o lock.Owner
 	switch c.op {
@@ -292,7 +301,7 @@ func (t *Table) part(r *reader) (*command, error) {
 		r.err = c.rng.ValidFor(o.Semantics)
 		c.who = interval.Probe(o)
 		if c.op == opLock {
-			c.owner = t.owner(o)
+			c.owner = intern(o)
 		}
 	}
 	return c, r.err

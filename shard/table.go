@@ -258,11 +258,15 @@ func (t *Table) prepare(sh *shard, s *state, c *command) {
 	}
 }
 
+// Refuse refuses every later change with err. It waits for nothing. The first
+// error stays.
+func (t *Table) Refuse(err error) { t.failed.CompareAndSwap(nil, &err) }
+
 // Fail ends all changes: every waiter is decided with err, and every later
 // change is refused with it. What is held can still be looked at. The first
 // error stays.
 func (t *Table) Fail(err error) {
-	t.failed.CompareAndSwap(nil, &err)
+	t.Refuse(err)
 	first := t.refused()
 	t.waiting.Range(func(_ lock.ID, w *waiter) bool {
 		t.leave(w, first)

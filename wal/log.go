@@ -59,7 +59,8 @@ type Options struct {
 	// Replay is called for each record in log order during Open; nil = not.
 	// Its error makes Open fail; an [ErrRecord] as damage.
 	Replay func(Entry) error
-	// OnHalt is called once, on a goroutine of its own, when the log halts.
+	// OnHalt is called once, when the log halts and before anybody is told. It
+	// must not call the log nor wait for anybody who does.
 	OnHalt func(error)
 
 	seam seam

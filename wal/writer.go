@@ -261,7 +261,7 @@ func (w *writer) halt(cause error) {
 	l.failure.Store(&err)
 	l.opts.Logger.Error("the log halted", "dir", l.dir, "error", cause)
 	if l.opts.OnHalt != nil {
-		go l.opts.OnHalt(err)
+		l.opts.OnHalt(err)
 	}
 }
 
@@ -281,8 +281,10 @@ func (w *writer) fail() {
 
 // close ends the log after the last group commit.
 func (w *writer) close() (err error) {
-	if err = w.l.Err(); err == nil {
-		err = w.tw.Close() // syncs
+	if err = w.flush(); err == nil {
+		if err = w.tw.Close(); err != nil { // it syncs once more
+			err = fmt.Errorf("%w: %w", lock.ErrHalted, w.failed("close", err))
+		}
 		w.tw = nil
 		closed := fmt.Errorf("log %s: %w", w.l.dir, lock.ErrClosed)
 		w.l.failure.Store(&closed)

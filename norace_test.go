@@ -1,0 +1,5 @@
+//go:build !race
+
+package sneck_test
+
+const raced = false
