@@ -196,3 +196,34 @@ func write(t *testing.T, path string, data []byte) {
 		t.Fatal(err)
 	}
 }
+
+// A change that is in the log twice is refused, but for one of the time while a
+// checkpoint was walked: the checkpoint may have it already.
+func TestRestartRepeatedChange(t *testing.T) {
+	dir := t.TempDir()
+	history(t, dir)
+	var body []byte
+	last := func(e wal.Entry) error {
+		if e.Kind == wal.KindFile {
+			body = slices.Clone(e.Body)
+		}
+		return nil
+	}
+	if _, err := wal.Read(dir, last); err != nil {
+		t.Fatal(err)
+	}
+	l, err := wal.Open(dir, wal.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(l.Append(wal.KindFile, raw(body)), l.Close()); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := sneck.Open(sneck.Options{Dir: dir}); !errors.As(err, new(*wal.DamageError)) || !errors.Is(err, wal.ErrRecord) {
+		t.Fatal(err)
+	}
+}
+
+type raw []byte
+
+func (r raw) AppendTo(b []byte) []byte { return append(b, r...) }

@@ -32,7 +32,7 @@ const (
 	workers       = 8
 
 	victimDurabilityEnv = "SNECK_TEST_VICTIM_DURABILITY"
-	begins, acked = "begins", "acked"
+	begins, acked       = "begins", "acked"
 )
 
 // worker is one owner that acts. Bytes from 1000·i on are its own; all share

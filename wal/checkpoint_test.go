@@ -711,3 +711,75 @@ func TestNone(t *testing.T) {
 		t.Errorf("%v, %+v", got, st)
 	}
 }
+
+// Invariant 5: a frame says how many frames precede it since the last sync, and
+// beginning a segment is one.
+func TestPartsCountFromTheLastSync(t *testing.T) {
+	dir := t.TempDir()
+	some := func(l *Log, n int) {
+		for range n {
+			r := l.NewRecord(nil, KindFile, text(strings.Repeat("x", 20)))
+			l.Submit(r)
+			if err := l.Wait(r); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	l := mustOpen(t, dir, Options{Durability: None, SegmentSize: 1000})
+	some(l, 25)
+	mustClose(t, l)
+	// With a smaller limit the segment is full before the next frame comes.
+	l = mustOpen(t, dir, Options{Durability: None, SegmentSize: 300})
+	some(l, 17)
+	if err := l.Append(KindFile, text("synced")); err != nil {
+		t.Fatal(err)
+	}
+	some(l, 2)
+	mustClose(t, l)
+	var parts []string
+	segs, err := listSegments(generationDir(dir))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, seg := range segs {
+		var in []string
+		for data := get(t, seg.path); len(data) > 0; {
+			f, n, bad := decodeEntry(data)
+			if bad != nil {
+				t.Fatal(bad.reason)
+			}
+			in = append(in, fmt.Sprint(f.part))
+			data = data[n:]
+		}
+		parts = append(parts, strings.Join(in, " "))
+	}
+	want := []string{
+		"0 1 2 3 4 5 6 7 8 9 10 11 12 13 14", "0 1 2 3 4 5 6 7 8 9",
+		"0 1 2 3 4", "0 1 2 3 4", "0 1 2 3 4", "0 1 2 0 1", "",
+	}
+	if !slices.Equal(parts, want) {
+		t.Errorf("%q, want %q", parts, want)
+	}
+}
+
+// The log says where a checkpoint's walk was over.
+func TestWalkedIsLogged(t *testing.T) {
+	dir := t.TempDir()
+	g := newRegister()
+	l := g.open(t, dir, Options{})
+	g.set(t, l, "n", "1")
+	g.during = func(int) { g.set(t, l, "n", "2") }
+	mustCheckpoint(t, l)
+	g.set(t, l, "n", "3")
+	mustClose(t, l)
+	var got []string
+	if _, err := Read(dir, func(e Entry) error {
+		got = append(got, fmt.Sprint(e.Kind, " ", e.Generation))
+		return nil
+	}); err != nil {
+		t.Fatal(err)
+	}
+	if want := []string{"begin 2", "state 2", "file 2", "walked 2", "file 2"}; !slices.Equal(got, want) {
+		t.Errorf("%q, want %q", got, want)
+	}
+}
