@@ -21,7 +21,7 @@ type mountCmd struct {
 	Source     string `arg:"" help:"Folder to serve."`
 	MountPoint string `arg:"" name:"mountpoint" help:"Folder to mount it on."`
 	Log        string `required:"" placeholder:"DIR" help:"Folder for the log of the lock table; made if missing."`
-	Durability string `default:"sync" enum:"sync" help:"When a lock is acknowledged: sync (its record is on stable storage)."`
+	Durability string `default:"sync" enum:"sync,interval,none" help:"When a lock is acknowledged: sync (its record is on stable storage), interval (at once; synced every 10 ms), none (its record is written, never synced)."`
 	Debug      bool   `help:"Log every request of the kernel."`
 }
 
