@@ -370,17 +370,23 @@ const (
 // Submit hands r over to be written. It never blocks. r is written when
 // somebody waits for it or for a later one, or, with Interval, in time. It
 // completes in any case; after the log halted or was closed with that error.
-// Submitting a record again does nothing.
+//
+// Whoever finds the record of somebody else may submit it too: that one may be
+// suspended right before, or in the middle. Nothing that is submitted after
+// Submit has returned is written before r.
 func (l *Log) Submit(r *Record) {
-	if r.submitted.Swap(true) || r.complete() {
+	switch {
+	case r.complete():
 		return
-	}
-	for {
-		top := l.queue.Load()
-		r.next = top
-		if l.queue.CompareAndSwap(top, r) {
-			break
-		}
+	case r.submitted.CompareAndSwap(unsubmitted, submitting):
+		l.push(r)
+		r.submitted.Store(queued)
+	case r.submitted.Load() == submitting:
+		// Only one can put it into the queue, but it can be had written as a
+		// predecessor, of a record that says nothing.
+		l.push(&Record{prev: r})
+	default:
+		return
 	}
 	// Close sets closed and then takes the queue a last time: either it got r
 	// there, or closed is set by now.
@@ -390,6 +396,17 @@ func (l *Log) Submit(r *Record) {
 	}
 	if l.opts.Durability == Interval {
 		l.buffer()
+	}
+}
+
+// push puts r on top of the queue.
+func (l *Log) push(r *Record) {
+	for {
+		top := l.queue.Load()
+		r.next = top
+		if l.queue.CompareAndSwap(top, r) {
+			return
+		}
 	}
 }
 

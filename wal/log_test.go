@@ -608,3 +608,40 @@ func TestOpenErrors(t *testing.T) {
 	}
 	mustClose(t, l)
 }
+
+// Invariant 1: whoever finds a record whose submitter is suspended in the middle
+// of Submit can have it written all the same, before whatever comes later.
+func TestSubmitForSuspendedSubmitter(t *testing.T) {
+	dir := t.TempDir()
+	l := mustOpen(t, dir, Options{})
+	a := l.NewRecord(nil, KindFile, text("a"))
+	b := l.NewRecord(a, KindFile, text("b"))
+	b.submitted.Store(submitting) // the other one stops here
+	l.Submit(b)
+	if err := l.Append(KindWalked, text("later")); err != nil {
+		t.Fatal(err)
+	}
+	if !a.Durable() || !b.Durable() {
+		t.Error("a record that was submitted for somebody else is not written")
+	}
+	l.Submit(b)
+	before := l.Stats()
+	l.push(b) // the other one goes on
+	b.submitted.Store(queued)
+	if err := l.Wait(b); err != nil {
+		t.Fatal(err)
+	}
+	c := l.NewRecord(nil, KindFile, text("c"))
+	c.submitted.Store(submitting)
+	if err := l.Wait(c); err != nil { // it too is had written
+		t.Fatal(err)
+	}
+	if st := l.Stats(); st.Records != before.Records+1 || st.Frames != before.Frames+1 {
+		t.Errorf("%+v, then %+v", before, st)
+	}
+	mustClose(t, l)
+	got, _, err := inspect(dir)
+	if err != nil || !slices.Equal(got, []string{"a", "b", "later", "c"}) {
+		t.Errorf("%q, %v", got, err)
+	}
+}

@@ -24,10 +24,16 @@ type Record struct {
 	// reachable does not keep a channel.
 	wait atomic.Pointer[signal]
 
-	submitted atomic.Bool
+	submitted atomic.Uint32 // unsubmitted, submitting or queued
 	kind      Kind
 	written   bool // the writer's: in a frame, perhaps not durable yet
 }
+
+const (
+	unsubmitted = iota
+	submitting // somebody is about to put it into the queue
+	queued
+)
 
 type signal struct {
 	ch       chan struct{}

@@ -120,7 +120,7 @@ func (w *writer) write(sync bool) error {
 			}
 		}
 	}
-	if len(w.group) == 0 { // all were written before as predecessors
+	if w.count == 0 { // all were written before as predecessors, or say nothing
 		return nil
 	}
 	if err := w.writeFrame(); err != nil {
@@ -137,6 +137,9 @@ func (w *writer) write(sync bool) error {
 func (w *writer) add(r *Record) error {
 	r.written = true
 	w.group = append(w.group, r)
+	if r.body == nil { // it is there for its predecessor
+		return nil
+	}
 	w.scratch = r.body.AppendTo(w.scratch[:0])
 	if n := len(w.scratch); n > w.l.opts.seam.maxRecord {
 		return fmt.Errorf("a record of %d bytes is larger than %d and cannot be written", n, w.l.opts.seam.maxRecord)
