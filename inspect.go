@@ -19,20 +19,38 @@ type Snapshot struct {
 // Inspect replays the log in dir without changing anything there: no repair, no
 // new epoch, no lock file. It can be used while a Manager has it open, and sees
 // the log as far as it is written then.
-func Inspect(dir string) (*Snapshot, error) {
-	const tries = 100 // a checkpoint may replace the log while it is read
-	for try := 1; ; try++ {
-		s := &Snapshot{table: shard.New(0)}
+func Inspect(dir string) (*Snapshot, error) { return InspectProgress(dir, nil) }
+
+// InspectProgress is Inspect that tells how far it has come.
+func InspectProgress(dir string, p Progress) (s *Snapshot, err error) {
+	err = unchanged(func() error {
+		s = &Snapshot{table: shard.New(0)}
 		last := replay{table: s.table}
-		var err error
-		if s.Log, err = wal.Read(dir, last.record); err == nil {
-			s.Epoch = last.lastEpoch()
-			return s, nil
-		}
-		if !errors.Is(err, wal.ErrChanged) || try == tries {
-			return nil, err
+		s.Log, err = wal.Read(dir, p.over(dir, last.record))
+		s.Epoch = last.lastEpoch()
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	return s, nil
+}
+
+// unchanged calls read again while a checkpoint has replaced the log that it
+// was reading.
+func unchanged(read func() error) error {
+	const tries = 100
+	for try := 1; ; try++ {
+		if err := read(); !errors.Is(err, wal.ErrChanged) || try == tries {
+			return err
 		}
 	}
+}
+
+// Held counts the locks that the log holds, and the files that they are on.
+func (s *Snapshot) Held() (locks, files int) {
+	st := s.table.Stats()
+	return st.Locks, st.Files
 }
 
 // Locks yields the locks that the log holds.

@@ -72,13 +72,13 @@ hold sqlite sh -c '(echo "begin exclusive; insert into t values(5, 1);"; echo ".
 show sqlite3 "$db" 'insert into t values(6, 1)' && { echo "two writers in one transaction" >&2; exit 1; } || echo "refused, exit $?"
 
 say "4. Who holds what"
-show "$sneck" log inspect "$log"
+show "$sneck" log inspect "$log" --locks
 
 say "5. kill -9 of the file server: the log still knows"
 kill -9 "$mount_pid"
 wait "$mount_pid" 2>/dev/null || true
 mount_pid=""
-show "$sneck" log inspect "$log"
+show "$sneck" log inspect "$log" --locks
 
 say "6. Mount again: a new epoch; what the dead mount's descriptors held is released, and said so"
 start

@@ -470,7 +470,6 @@ func TestDamagedCheckpoint(t *testing.T) {
 
 // What is missing is named; what a crash can leave is not missed.
 func TestGenerations(t *testing.T) {
-	type files map[string]bool // what is kept
 	dir := t.TempDir()
 	g := newRegister()
 	l := g.open(t, dir, Options{})

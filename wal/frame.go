@@ -191,20 +191,20 @@ func decodeEntry(b []byte) (f frame, n int, bad *flaw) {
 }
 
 // headerExtent is the size of the entry that b begins with if its header,
-// taken by itself, is that of frame number index of the generation's log. The
-// header says the size twice and the index a second time after the file's name,
-// so a header that agrees in all is that of a write which was begun here: its
-// bytes end where it says, even if they are not all there.
-func headerExtent(b []byte, generation, index uint64) (n uint64, ok bool) {
+// taken by itself, is that of frame number h.index of the generation's log or
+// checkpoint. The header says the size twice and the index a second time after
+// the file's name, so a header that agrees in all is that of a write which was
+// begun here: its bytes end where it says, even if they are not all there.
+func headerExtent(b []byte, h header) (n uint64, ok bool) {
 	size, k := uvarint(b)
 	if k == 0 || len(b)-k < headerSize {
 		return 0, false
 	}
 	b = b[k:]
 	ok = string(b[:len(magic)]) == magic &&
-		b[offVersion] == formatVersion && b[offFlags] == 0 &&
-		binary.LittleEndian.Uint64(b[offIndex:]) == index &&
-		binary.LittleEndian.Uint64(b[offGeneration:]) == generation &&
+		b[offVersion] == formatVersion && b[offFlags] == h.flags() &&
+		binary.LittleEndian.Uint64(b[offIndex:]) == h.index &&
+		binary.LittleEndian.Uint64(b[offGeneration:]) == h.generation &&
 		uint64(binary.LittleEndian.Uint32(b[offPayload:]))+minFrame == size
 	return uint64(k) + size, ok
 }

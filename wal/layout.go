@@ -49,11 +49,21 @@ type layout struct {
 
 // listLayout lists a log directory. Only names that could be taken for a part
 // of the log have to be exactly so.
-func listLayout(dir string) (y layout, err error) {
+func listLayout(dir string) (layout, error) {
+	y, strange, err := looseLayout(dir)
+	if err == nil && len(strange) > 0 {
+		err = strange[0]
+	}
+	return y, err
+}
+
+// looseLayout is listLayout, but for whoever can do with what does not belong
+// there: that is in a list of its own.
+func looseLayout(dir string) (y layout, strange []*DamageError, err error) {
 	y.dir = dir
 	entries, err := os.ReadDir(dir) // sorted by name: by number
 	if err != nil {
-		return y, err
+		return y, nil, err
 	}
 	for _, e := range entries {
 		name := e.Name()
@@ -61,25 +71,26 @@ func listLayout(dir string) (y layout, err error) {
 		n, ok := uint64(0), false
 		switch {
 		case isLog:
-			n, ok = numbered(name, generationPrefix)
-			ok = ok && e.IsDir()
-			y.logs = append(y.logs, n)
+			if n, ok = numbered(name, generationPrefix); ok && e.IsDir() {
+				y.logs = append(y.logs, n)
+				continue
+			}
 		case isCheckpoint && strings.HasSuffix(name, temporarySuffix):
-			_, ok = numbered(strings.TrimSuffix(name, temporarySuffix), checkpointPrefix)
-			ok = ok && e.Type().IsRegular()
-			y.temporary = append(y.temporary, filepath.Join(dir, name))
+			if _, ok = numbered(strings.TrimSuffix(name, temporarySuffix), checkpointPrefix); ok && e.Type().IsRegular() {
+				y.temporary = append(y.temporary, filepath.Join(dir, name))
+				continue
+			}
 		case isCheckpoint:
-			n, ok = numbered(name, checkpointPrefix)
-			ok = ok && e.Type().IsRegular()
-			y.checkpoints = append(y.checkpoints, n)
+			if n, ok = numbered(name, checkpointPrefix); ok && e.Type().IsRegular() {
+				y.checkpoints = append(y.checkpoints, n)
+				continue
+			}
 		default:
 			continue
 		}
-		if !ok {
-			return y, &DamageError{File: filepath.Join(dir, name), Reason: "not a part of the log: it does not belong here"}
-		}
+		strange = append(strange, &DamageError{File: filepath.Join(dir, name), Reason: "not a part of the log: it does not belong here"})
 	}
-	return y, nil
+	return y, strange, nil
 }
 
 func (y *layout) log(n uint64) string        { return filepath.Join(y.dir, generationName(n)) }
@@ -143,20 +154,31 @@ func (y *layout) stale(c chain) (paths []string) {
 // remains of a truncation, which this package never does, and deletes segments
 // because of them.
 func listSegments(dir string) ([]segment, error) {
+	segs, strange, err := looseSegments(dir)
+	if err == nil && len(strange) > 0 {
+		return nil, strange[0]
+	}
+	return segs, err
+}
+
+// looseSegments is listSegments with what does not belong there in a list of
+// its own.
+func looseSegments(dir string) (segs []segment, strange []*DamageError, err error) {
 	entries, err := os.ReadDir(dir) // sorted by name: by index
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	segs := make([]segment, 0, len(entries))
+	segs = make([]segment, 0, len(entries))
 	for _, e := range entries {
 		path := filepath.Join(dir, e.Name())
 		index, err := strconv.ParseUint(e.Name(), 10, 64)
 		if err != nil || index == 0 || segmentName(index) != e.Name() || !e.Type().IsRegular() {
-			return nil, &DamageError{File: path, Reason: "not a segment of the log: it does not belong here"}
+			strange = append(strange, &DamageError{File: path, Reason: "not a segment of the log: it does not belong here"})
+			continue
 		}
 		segs = append(segs, segment{path: path, index: index})
 	}
-	return segs, nil
+	return segs, strange, nil
 }
 
 // lockDir takes the lock file of dir. The lock goes when the file is closed,
@@ -167,6 +189,12 @@ func lockDir(dir string) (*os.File, error) {
 	if err != nil {
 		return nil, err
 	}
+	return flocked(f)
+}
+
+// flocked takes the lock of an open lock file, or closes it.
+func flocked(f *os.File) (*os.File, error) {
+	var err error
 	for {
 		err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
 		if !errors.Is(err, unix.EINTR) {
@@ -178,9 +206,9 @@ func lockDir(dir string) (*os.File, error) {
 	}
 	_ = f.Close() // nothing was written to it
 	if errors.Is(err, unix.EWOULDBLOCK) {
-		return nil, fmt.Errorf("%w: %s is locked by another open log", ErrInUse, path)
+		return nil, fmt.Errorf("%w: %s is locked by another open log", ErrInUse, f.Name())
 	}
-	return nil, &fs.PathError{Op: "flock", Path: path, Err: err}
+	return nil, &fs.PathError{Op: "flock", Path: f.Name(), Err: err}
 }
 
 // mkdirSynced makes a directory and its missing parents, each durable before

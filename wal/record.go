@@ -31,7 +31,7 @@ type Record struct {
 
 const (
 	unsubmitted = iota
-	submitting // somebody is about to put it into the queue
+	submitting  // somebody is about to put it into the queue
 	queued
 )
 

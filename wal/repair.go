@@ -18,7 +18,7 @@ func laterFrame(data []byte, off int, generation, index uint64) (at int, found u
 	pos := off + 1
 	// Bodies hold bytes that clients chose, and a client may choose what looks
 	// like a frame: what lies inside of a write that was begun is not looked at.
-	if n, ok := headerExtent(data[off:], generation, index); ok {
+	if n, ok := headerExtent(data[off:], header{generation: generation, index: index}); ok {
 		if n >= uint64(len(data)-off) {
 			return 0, 0, false
 		}

@@ -171,10 +171,7 @@ func (s *scanner) log(dir string, generation uint64, last bool) error {
 	if err != nil {
 		return err
 	}
-	s.generation, s.next, s.lastPart = generation, 1, 0
-	s.logBytes, s.logSegs, s.tailSize = 0, 0, 0
-	s.sum.Generation = generation
-	s.sum.Generations++
+	s.begin(generation)
 	for i := 0; i < len(segs); i++ {
 		if segs[i].index != s.next {
 			// While the log grows elsewhere, a listing may have a new segment and
@@ -196,8 +193,16 @@ func (s *scanner) log(dir string, generation uint64, last bool) error {
 	return nil
 }
 
+// begin prepares for the segments of a generation.
+func (s *scanner) begin(generation uint64) {
+	s.generation, s.next, s.lastPart = generation, 1, 0
+	s.logBytes, s.logSegs, s.tailSize = 0, 0, 0
+	s.sum.Generation = generation
+	s.sum.Generations++
+}
+
 // misplaced says why seg cannot come next.
-func (s *scanner) misplaced(dir string, seg segment) error {
+func (s *scanner) misplaced(dir string, seg segment) *DamageError {
 	missing := filepath.Join(dir, segmentName(s.next))
 	if seg.index > s.next {
 		return &DamageError{File: missing, Reason: fmt.Sprintf("the segment is missing: frame %d should be followed by frame %d, the next segment begins with %d", s.next-1, s.next, seg.index)}

@@ -1,7 +1,7 @@
 // Program sneck serves and inspects lock tables.
 //
-// Exit codes: 0 done, 1 it failed (one line on standard error says why),
-// 2 the command line makes no sense.
+// Exit codes: 0 done, 1 it failed or a log is damaged (the last line on standard
+// error says why), 2 the command line makes no sense.
 package main
 
 import (
@@ -16,7 +16,7 @@ import (
 // cli is the command line: one field per subcommand.
 type cli struct {
 	Mount mountCmd `cmd:"" help:"Mount a folder; the kernel's file locks on it live in a lock table that survives."`
-	Log   logCmd   `cmd:"" help:"Look into a log folder."`
+	Log   logCmd   `cmd:"" help:"Look into a log folder, check it, repair it, make it smaller."`
 }
 
 // streams are where a command writes: Out what it was asked for, Err what went

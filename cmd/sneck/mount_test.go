@@ -265,10 +265,10 @@ func inodeOf(key string) string {
 	return parts[1]
 }
 
-// inspectProgram is inspect by "sneck log inspect --json".
+// inspectProgram is inspect by "sneck log inspect --locks --json".
 func inspectProgram(t *testing.T, dir string) []string {
 	t.Helper()
-	data, err := exec.Command(sneckBin, "log", "inspect", dir, "--json").Output()
+	data, err := exec.Command(sneckBin, "log", "inspect", dir, "--locks", "--json").Output()
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -1,0 +1,894 @@
+package sneck_test
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io/fs"
+	"maps"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"reflect"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/cespare/xxhash/v2"
+	"golang.org/x/sys/unix"
+
+	"sneck"
+	"sneck/lock"
+	"sneck/wal"
+)
+
+// spot is a place in the segments of a log.
+type spot struct {
+	generation, segment uint64
+	offset              int64
+}
+
+func (p spot) before(q spot) bool {
+	if p.generation != q.generation {
+		return p.generation < q.generation
+	}
+	if p.segment != q.segment {
+		return p.segment < q.segment
+	}
+	return p.offset < q.offset
+}
+
+func segmentOf(dir string, p spot) string {
+	return filepath.Join(dir, fmt.Sprintf("log-%016d", p.generation), fmt.Sprintf("%020d", p.segment))
+}
+
+func checkpointOf(dir string, generation uint64) string {
+	return filepath.Join(dir, fmt.Sprintf("checkpoint-%016d", generation))
+}
+
+// diary is a log directory and all that was ever held in it.
+type diary struct {
+	dir  string
+	ends []spot   // where the log ended after each call
+	held [][]fact // what was held then
+}
+
+// keep makes a log of some calls, checkpoints (-1 among the steps; -2 with calls
+// at the same time; -3 one that fails, which leaves the log in a new generation)
+// and restarts (0): n calls, for a step n.
+func keep(t testing.TB, rnd *rand.Rand, steps ...int) *diary {
+	t.Helper()
+	d := &diary{dir: filepath.Join(t.TempDir(), "log")}
+	m := d.open(t)
+	d.note(t, m, spot{1, 1, 0})
+	for _, step := range steps {
+		switch step {
+		case 0:
+			mustClose(t, m)
+			m = d.open(t)
+		case -1:
+			if err := m.Checkpoint(bg); err != nil {
+				t.Fatal(err)
+			}
+			d.note(t, m, spot{m.Stats().Log.Generation, 1, 0})
+		case -2:
+			done := make(chan error, 1)
+			go func() { done <- m.Checkpoint(bg) }()
+			for range 40 {
+				d.call(t, m, rnd)
+				d.note(t, m, spot{}) // somewhere
+			}
+			if err := <-done; err != nil {
+				t.Fatal(err)
+			}
+		}
+		if step == -3 {
+			generation := m.Stats().Log.Generation + 1
+			inTheWay := checkpointOf(d.dir, generation) + ".tmp"
+			if err := os.MkdirAll(inTheWay, 0o700); err != nil {
+				t.Fatal(err)
+			}
+			if err := m.Checkpoint(bg); err == nil {
+				t.Fatal("a checkpoint in spite of a directory in its place")
+			}
+			if err := os.RemoveAll(inTheWay); err != nil {
+				t.Fatal(err)
+			}
+			d.note(t, m, spot{generation, 1, 0})
+		}
+		for range step {
+			d.call(t, m, rnd)
+			d.note(t, m, d.end(t))
+		}
+	}
+	mustClose(t, m)
+	return d
+}
+
+func (d *diary) open(t testing.TB) *sneck.Manager {
+	t.Helper()
+	m, err := sneck.Open(sneck.Options{Dir: d.dir, SegmentSize: 2 << 10, CheckpointAfter: -1})
+	if err != nil {
+		t.Fatalf("Open: %v", err)
+	}
+	return m
+}
+
+func (d *diary) note(t testing.TB, m *sneck.Manager, end spot) {
+	d.ends = append(d.ends, end)
+	d.held = append(d.held, facts(table(m, lock.Filter{})))
+}
+
+// call changes something.
+func (d *diary) call(t testing.TB, m *sneck.Manager, rnd *rand.Rand) {
+	t.Helper()
+	o := lock.Owner{Client: fmt.Sprint("client ", rnd.IntN(4)), ID: fmt.Sprint(rnd.IntN(3), "\x00\xff"), Semantics: allSemantics[rnd.IntN(3)]}
+	f := lock.FileKey(fmt.Sprint("file ", rnd.IntN(12)))
+	first := rnd.Uint64N(60)
+	r := lock.Request{File: f, Owner: o, Range: span(first, first+rnd.Uint64N(20)), Mode: lock.Mode(1 + rnd.IntN(2))}
+	var err error
+	switch rnd.IntN(10) {
+	case 0:
+		_, err = m.ReleaseOwner(bg, f, o)
+	case 1:
+		_, err = m.ReleaseFile(bg, f)
+	case 2, 3:
+		err = m.Unlock(bg, f, o, r.Range)
+	default:
+		_, err = m.TryLock(bg, r)
+	}
+	if err != nil && !errors.Is(err, lock.ErrConflict) && !errors.Is(err, lock.ErrNotFound) {
+		t.Fatal(err)
+	}
+}
+
+// end is where the log ends.
+func (d *diary) end(t testing.TB) (end spot) {
+	t.Helper()
+	logs, _ := filepath.Glob(filepath.Join(d.dir, "log-*"))
+	last := logs[len(logs)-1]
+	segs, _ := filepath.Glob(filepath.Join(last, "*"))
+	for name, into := range map[string]*uint64{"log-" + filepath.Base(last)[4:]: &end.generation, "log-" + filepath.Base(segs[len(segs)-1]): &end.segment} {
+		if _, err := fmt.Sscanf(name, "log-%d", into); err != nil {
+			t.Fatal(err)
+		}
+	}
+	fi, err := os.Stat(segs[len(segs)-1])
+	if err != nil {
+		t.Fatal(err)
+	}
+	end.offset = fi.Size()
+	return end
+}
+
+// upTo is what was held when the log was no longer than up to p.
+func (d *diary) upTo(p spot) []fact {
+	i := 0
+	for k, end := range d.ends {
+		if !p.before(end) {
+			i = k
+		}
+	}
+	return d.held[i]
+}
+
+// last is what was held at the end.
+func (d *diary) last() []fact { return d.held[len(d.held)-1] }
+
+func ofFile(fs []fact, f lock.FileKey) (out []fact) {
+	for _, h := range fs {
+		if h.File == f {
+			out = append(out, h)
+		}
+	}
+	return out
+}
+
+func filesOf(fs []fact) map[lock.FileKey]bool {
+	out := map[lock.FileKey]bool{}
+	for _, h := range fs {
+		out[h.File] = true
+	}
+	return out
+}
+
+// justified reports whether each file is as it once was.
+func (d *diary) justified(got []fact) error {
+	for f := range filesOf(got) {
+		was := slices.ContainsFunc(d.held, func(held []fact) bool { return slices.Equal(ofFile(held, f), ofFile(got, f)) })
+		if !was {
+			return fmt.Errorf("%q was never held like this: %v", f, ofFile(got, f))
+		}
+	}
+	return nil
+}
+
+// partOf reports whether each file is as it was last, or has nothing.
+func (d *diary) partOf(got []fact) error {
+	for f := range filesOf(got) {
+		if !slices.Equal(ofFile(got, f), ofFile(d.last(), f)) {
+			return fmt.Errorf("%q is not held like this: %v", f, ofFile(got, f))
+		}
+	}
+	return nil
+}
+
+// tree is everything below a directory: modes, times and bytes.
+func tree(t testing.TB, dir string) map[string]string {
+	t.Helper()
+	m := map[string]string{}
+	err := filepath.WalkDir(dir, func(path string, e fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		fi, err := e.Info()
+		if err != nil {
+			return err
+		}
+		name, _ := filepath.Rel(dir, path)
+		what := fmt.Sprint(fi.ModTime())
+		switch {
+		case fi.Mode().IsRegular():
+			data, err := os.ReadFile(path)
+			if err != nil {
+				return err
+			}
+			what += fmt.Sprintf(" %d bytes %x", len(data), xxhash.Sum64(data))
+		case fi.Mode()&fs.ModeSymlink != 0:
+			what, err = os.Readlink(path)
+		}
+		m[name] = fmt.Sprint(fi.Mode(), " ", what)
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return m
+}
+
+// mustBeTree fails unless a directory is as it was.
+func mustBeTree(t testing.TB, what string, dir string, want map[string]string) {
+	t.Helper()
+	got := tree(t, dir)
+	for name := range want {
+		if got[name] != want[name] {
+			t.Errorf("%s: %s is %.200q, want %.200q", what, name, got[name], want[name])
+		}
+	}
+	for name := range got {
+		if want[name] == "" {
+			t.Errorf("%s: there is %s %.200q", what, name, got[name])
+		}
+	}
+	if t.Failed() {
+		t.FailNow()
+	}
+}
+
+// repaired runs through a repair of a damaged log: Verify names file, Repair
+// says what it would do and changes nothing, then does it, keeps what was there,
+// and is done. It returns what Open holds then, and leaves the log closed.
+func (d *diary) repaired(t testing.TB, file string) (got []fact, planned sneck.RepairReport) {
+	t.Helper()
+	before := tree(t, d.dir)
+	v, err := sneck.Verify(d.dir, nil)
+	if err != nil {
+		t.Fatalf("Verify: %v", err)
+	}
+	if v.Held != nil || !slices.ContainsFunc(v.Damage, func(x sneck.LogDamage) bool { return x.File == file }) {
+		t.Fatalf("Verify does not name %s: %+v", file, v.Damage)
+	}
+	var damaged *wal.DamageError
+	if _, err := sneck.Open(sneck.Options{Dir: d.dir}); !errors.As(err, &damaged) || !strings.Contains(err.Error(), "sneck log") {
+		t.Fatalf("Open: %v", err)
+	}
+	planned, err = sneck.Repair(d.dir, false, nil)
+	if err != nil || len(planned.Steps) == 0 || planned.Copy != "" {
+		t.Fatalf("Repair would do %+v, %v", planned, err)
+	}
+	mustBeTree(t, "the directory after a plan", d.dir, before)
+
+	r, err := sneck.Repair(d.dir, true, nil)
+	if err != nil {
+		t.Fatalf("Repair: %v", err)
+	}
+	if _, had := before["LOCK"]; !had { // Open above has made one
+		t.Fatal("no lock file")
+	}
+	mustEqual(t, "the steps", r.Steps, planned.Steps)
+	mustBeTree(t, "the copy", r.Copy, before)
+	if err := os.RemoveAll(r.Copy); err != nil {
+		t.Fatal(err)
+	}
+	got = facts(table(r.Held, lock.Filter{}))
+	mustEqual(t, "what was planned to be held", facts(table(planned.Held, lock.Filter{})), got)
+	if planned.Held.Epoch != r.Held.Epoch {
+		t.Fatalf("epoch %d, planned %d", r.Held.Epoch, planned.Held.Epoch)
+	}
+
+	after := tree(t, d.dir)
+	again, err := sneck.Repair(d.dir, true, nil)
+	if err != nil || len(again.Steps) > 0 || again.Copy != "" {
+		t.Fatalf("a second repair would do %+v, %v", again.Steps, err)
+	}
+	if v, err := sneck.Verify(d.dir, nil); err != nil || v.Held == nil || len(v.Damage) > 0 {
+		t.Fatalf("Verify after the repair: %+v, %v", v, err)
+	}
+	mustBeTree(t, "the directory after a second repair", d.dir, after)
+
+	m := d.open(t)
+	mustEqual(t, "what Open holds", facts(table(m, lock.Filter{})), got)
+	if m.Epoch() != r.Held.Epoch+1 {
+		t.Fatalf("epoch %d after %d", m.Epoch(), r.Held.Epoch)
+	}
+	// It can be used, and what is done is kept.
+	for i := range 20 {
+		req := ask(posix(fmt.Sprint("later ", i)), x, span(uint64(1000+i), uint64(1000+i)))
+		req.File = lock.FileKey(fmt.Sprint("file ", i))
+		if _, err := m.TryLock(bg, req); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := m.ReleaseFile(bg, "file 3"); err != nil {
+		t.Fatal(err)
+	}
+	want := facts(table(m, lock.Filter{}))
+	mustClose(t, m)
+	m = d.open(t)
+	mustEqual(t, "what is held after it was used", facts(table(m, lock.Filter{})), want)
+	if err := m.Checkpoint(bg); err != nil {
+		t.Fatal(err)
+	}
+	mustClose(t, m)
+	if v, err := sneck.Verify(d.dir, nil); err != nil || v.Held == nil {
+		t.Fatalf("Verify after it was used: %+v, %v", v, err)
+	}
+	return got, planned
+}
+
+// large is a log with a checkpoint of many frames: n locks, most of them in it.
+func large(t testing.TB, n int) *diary {
+	t.Helper()
+	d := &diary{dir: filepath.Join(t.TempDir(), "log")}
+	m, err := sneck.Open(sneck.Options{Dir: d.dir, CheckpointAfter: -1, Durability: sneck.None})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range n {
+		if i == n*9/10 {
+			if err := m.Checkpoint(bg); err != nil {
+				t.Fatal(err)
+			}
+		}
+		r := ask(posix(strings.Repeat(fmt.Sprint(i, "."), 500)), x, span(uint64(i), uint64(i)))
+		r.File = lock.FileKey(fmt.Sprint("file ", i*7%n/2))
+		if _, err := m.TryLock(bg, r); err != nil {
+			t.Fatal(err)
+		}
+	}
+	d.note(t, m, spot{})
+	mustClose(t, m)
+	return d
+}
+
+func fileSize(t testing.TB, path string) int64 {
+	t.Helper()
+	fi, err := os.Stat(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return fi.Size()
+}
+
+// copied is a diary of its own with the same log.
+func (d *diary) copied(t testing.TB) *diary {
+	t.Helper()
+	c := *d
+	c.dir = filepath.Join(t.TempDir(), "log")
+	if err := os.CopyFS(c.dir, os.DirFS(d.dir)); err != nil {
+		t.Fatal(err)
+	}
+	return &c
+}
+
+func flip(t testing.TB, path string, off int64) {
+	t.Helper()
+	data, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	data[off] ^= 0x10
+	if err := os.WriteFile(path, data, 0); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// Every kind of damage to a log: what is left is what was held before.
+func TestRepairLog(t *testing.T) {
+	base := keep(t, newRand(t), 120, 0, 60, -1, 200, 0, 150)
+	segs, _ := filepath.Glob(filepath.Join(base.dir, "log-0000000000000002", "*"))
+	if len(segs) < 5 {
+		t.Fatalf("only %d segments", len(segs))
+	}
+	var second spot
+	second.generation = 2
+	if _, err := fmt.Sscanf(filepath.Base(segs[1]), "%d", &second.segment); err != nil {
+		t.Fatal(err)
+	}
+	for name, damage := range map[string]func(t *testing.T, d *diary) (file string, at spot){
+		"flip": func(t *testing.T, d *diary) (string, spot) {
+			at := second
+			at.offset = 777
+			flip(t, segmentOf(d.dir, at), at.offset)
+			return segmentOf(d.dir, at), at
+		},
+		"flip in the first byte": func(t *testing.T, d *diary) (string, spot) {
+			flip(t, segmentOf(d.dir, spot{2, 1, 0}), 0)
+			return segmentOf(d.dir, spot{2, 1, 0}), spot{2, 1, 0}
+		},
+		"several": func(t *testing.T, d *diary) (string, spot) {
+			at := second
+			for at.offset = 1500; at.offset > 300; at.offset -= 200 {
+				flip(t, segmentOf(d.dir, at), at.offset)
+			}
+			at.offset += 200
+			return segmentOf(d.dir, at), at
+		},
+		"cut": func(t *testing.T, d *diary) (string, spot) {
+			at := second
+			at.offset = 500
+			for slices.Contains(d.ends, at) { // it would look as if a segment were missing
+				at.offset--
+			}
+			if err := os.Truncate(segmentOf(d.dir, at), at.offset); err != nil {
+				t.Fatal(err)
+			}
+			return segmentOf(d.dir, at), at
+		},
+		"emptied": func(t *testing.T, d *diary) (string, spot) {
+			if err := os.Truncate(segmentOf(d.dir, second), 0); err != nil {
+				t.Fatal(err)
+			}
+			return segmentOf(d.dir, second), second
+		},
+		"segment missing": func(t *testing.T, d *diary) (string, spot) {
+			if err := os.Remove(segmentOf(d.dir, second)); err != nil {
+				t.Fatal(err)
+			}
+			return segmentOf(d.dir, second), second
+		},
+		"first segment missing": func(t *testing.T, d *diary) (string, spot) {
+			if err := os.Remove(segmentOf(d.dir, spot{2, 1, 0})); err != nil {
+				t.Fatal(err)
+			}
+			return segmentOf(d.dir, spot{2, 1, 0}), spot{2, 1, 0}
+		},
+		"zeros": func(t *testing.T, d *diary) (string, spot) {
+			if err := os.WriteFile(segmentOf(d.dir, second), make([]byte, 2048), 0); err != nil {
+				t.Fatal(err)
+			}
+			return segmentOf(d.dir, second), second
+		},
+		"log missing": func(t *testing.T, d *diary) (string, spot) {
+			log := filepath.Join(d.dir, "log-0000000000000002")
+			if err := os.RemoveAll(log); err != nil {
+				t.Fatal(err)
+			}
+			return log, spot{2, 1, 0}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			d := base.copied(t)
+			file, at := damage(t, d)
+			got, _ := d.repaired(t, file)
+			mustEqual(t, "what is held", got, d.upTo(at))
+		})
+	}
+}
+
+// Generations behind damage go with it.
+func TestRepairGenerations(t *testing.T) {
+	third := keep(t, newRand(t), 100, -3, 60, -3, 60)
+	if _, err := os.Stat(segmentOf(third.dir, spot{3, 1, 0})); err != nil {
+		t.Fatal(err)
+	}
+	for name, damage := range map[string]func(t *testing.T, d *diary) (file string, at spot){
+		"flip in the first": func(t *testing.T, d *diary) (string, spot) {
+			flip(t, segmentOf(d.dir, spot{1, 1, 0}), 1000)
+			return segmentOf(d.dir, spot{1, 1, 0}), spot{1, 1, 1000}
+		},
+		"flip in the second": func(t *testing.T, d *diary) (string, spot) {
+			flip(t, segmentOf(d.dir, spot{2, 1, 0}), 1000)
+			return segmentOf(d.dir, spot{2, 1, 0}), spot{2, 1, 1000}
+		},
+		"the second missing": func(t *testing.T, d *diary) (string, spot) {
+			log := filepath.Dir(segmentOf(d.dir, spot{2, 1, 0}))
+			if err := os.RemoveAll(log); err != nil {
+				t.Fatal(err)
+			}
+			return log, spot{2, 1, 0}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			d := third.copied(t)
+			file, at := damage(t, d)
+			got, _ := d.repaired(t, file)
+			mustEqual(t, "what is held", got, d.upTo(at))
+		})
+	}
+	t.Run("the first missing", func(t *testing.T) {
+		d := third.copied(t)
+		if err := os.RemoveAll(filepath.Dir(segmentOf(d.dir, spot{1, 1, 0}))); err != nil {
+			t.Fatal(err)
+		}
+		got, _ := d.repaired(t, checkpointOf(d.dir, 2))
+		if err := d.partOf(got); err != nil {
+			t.Fatal(err)
+		}
+	})
+}
+
+// Damage to a checkpoint costs the files whose records are damaged.
+func TestRepairCheckpoint(t *testing.T) {
+	base := keep(t, newRand(t), 200, -1, 30, 0, 30)
+	whole, err := os.ReadFile(checkpointOf(base.dir, 2))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, damage := range map[string]func(t *testing.T, path string) error{
+		"missing": func(t *testing.T, path string) error { return os.Remove(path) },
+		"empty":   func(t *testing.T, path string) error { return os.Truncate(path, 0) },
+		"zeros":   func(t *testing.T, path string) error { return os.WriteFile(path, make([]byte, len(whole)), 0) },
+		"cut":     func(t *testing.T, path string) error { return os.Truncate(path, int64(len(whole)/2)) },
+		"no end":  func(t *testing.T, path string) error { return os.Truncate(path, int64(len(whole)-1)) },
+		"too long": func(t *testing.T, path string) error {
+			return os.WriteFile(path, append(whole[:len(whole):len(whole)], 1), 0)
+		},
+		"flip": func(t *testing.T, path string) error { flip(t, path, int64(len(whole)/3)); return nil },
+	} {
+		t.Run(name, func(t *testing.T) {
+			d := base.copied(t)
+			path := checkpointOf(d.dir, 2)
+			if err := damage(t, path); err != nil {
+				t.Fatal(err)
+			}
+			got, _ := d.repaired(t, path)
+			if err := d.partOf(got); err != nil {
+				t.Fatal(err)
+			}
+			if name == "too long" || name == "no end" {
+				mustEqual(t, "what is held", got, d.last())
+			}
+		})
+	}
+	t.Run("of many frames", func(t *testing.T) {
+		rnd := newRand(t)
+		base := large(t, 400)
+		path := checkpointOf(base.dir, 2)
+		size := fileSize(t, path)
+		for range 5 {
+			d := base.copied(t)
+			path := checkpointOf(d.dir, 2)
+			for range 1 + rnd.IntN(2) {
+				flip(t, path, rnd.Int64N(size))
+			}
+			got, _ := d.repaired(t, path)
+			if err := d.partOf(got); err != nil {
+				t.Fatal(err)
+			}
+			if len(got) < 100 || len(got) == len(d.last()) {
+				t.Errorf("%d locks are left of %d", len(got), len(d.last()))
+			}
+		}
+	})
+	t.Run("with its log", func(t *testing.T) {
+		d := base.copied(t)
+		path := checkpointOf(d.dir, 2)
+		if err := errors.Join(os.Truncate(path, int64(len(whole)-1)), os.RemoveAll(filepath.Dir(segmentOf(d.dir, spot{2, 1, 0})))); err != nil {
+			t.Fatal(err)
+		}
+		got, _ := d.repaired(t, path)
+		mustEqual(t, "what is held", got, d.upTo(spot{2, 1, 0}))
+	})
+}
+
+// What does not belong in a log goes, and into the copy; nothing is lost.
+func TestRepairStrangers(t *testing.T) {
+	base := keep(t, newRand(t), 60, -1, 60)
+	for name, put := range map[string]func(path string) error{
+		"log-1":                                  func(p string) error { return os.WriteFile(p, []byte("x"), 0o600) },
+		"log-0000000000000009":                   func(p string) error { return os.WriteFile(p, []byte("x"), 0o600) },
+		"checkpoint-0000000000000009":            func(p string) error { return os.MkdirAll(filepath.Join(p, "a", "b"), 0o700) },
+		"checkpoint-2.tmp":                       func(p string) error { return os.Symlink("/nowhere", p) },
+		"log-0000000000000002/notes":             func(p string) error { return os.WriteFile(p, nil, 0o600) },
+		"log-0000000000000002/.START":            func(p string) error { return os.Symlink("../..", p) },
+		"log-0000000000000002/00000000000000100": func(p string) error { return os.Mkdir(p, 0o700) },
+	} {
+		t.Run(strings.ReplaceAll(name, "/", " "), func(t *testing.T) {
+			d := base.copied(t)
+			path := filepath.Join(d.dir, name)
+			if err := put(path); err != nil {
+				t.Fatal(err)
+			}
+			got, _ := d.repaired(t, path)
+			mustEqual(t, "what is held", got, d.last())
+		})
+	}
+	t.Run("in the place of its log", func(t *testing.T) {
+		d := base.copied(t)
+		log := filepath.Dir(segmentOf(d.dir, spot{2, 1, 0}))
+		if err := errors.Join(os.RemoveAll(log), os.WriteFile(log, nil, 0o600)); err != nil {
+			t.Fatal(err)
+		}
+		got, _ := d.repaired(t, log)
+		mustEqual(t, "what is held", got, d.upTo(spot{2, 1, 0}))
+	})
+	t.Run("in the place of the checkpoint", func(t *testing.T) {
+		d := base.copied(t)
+		path := checkpointOf(d.dir, 2)
+		if err := errors.Join(os.Remove(path), os.Mkdir(path, 0o700)); err != nil {
+			t.Fatal(err)
+		}
+		got, _ := d.repaired(t, path)
+		if err := d.partOf(got); err != nil {
+			t.Fatal(err)
+		}
+	})
+	t.Run("that cannot be copied", func(t *testing.T) {
+		d := base.copied(t)
+		pipe := filepath.Join(d.dir, "log-0000000000000002", "pipe")
+		if err := mkfifo(pipe); err != nil {
+			t.Fatal(err)
+		}
+		before := tree(t, d.dir)
+		if _, err := sneck.Repair(d.dir, true, nil); err == nil || !strings.Contains(err.Error(), pipe) {
+			t.Errorf("Repair: %v", err)
+		}
+		mustBeTree(t, "the directory", d.dir, before)
+		if copies, _ := filepath.Glob(d.dir + ".*"); len(copies) > 0 {
+			t.Errorf("there is %v", copies)
+		}
+	})
+}
+
+// Whatever happens to a log, a repair makes it one that can be opened, and what
+// it holds then was held once.
+func TestRepairRandom(t *testing.T) {
+	rnd := newRand(t)
+	for range 3 {
+		failed := []int{0, -3, -3}
+		base := keep(t, rnd, 100+rnd.IntN(100), failed[rnd.IntN(3)], 50+rnd.IntN(100), -1, failed[rnd.IntN(3)], rnd.IntN(100), 0, rnd.IntN(100), -2, rnd.IntN(60), failed[rnd.IntN(3)], rnd.IntN(60))
+		for range 12 {
+			d := base.copied(t)
+			var what []string
+			for range 1 + rnd.IntN(4) {
+				what = append(what, mangle(t, rnd, d.dir))
+			}
+			v, err := sneck.Verify(d.dir, nil)
+			if err != nil {
+				t.Fatalf("%v: Verify: %v", what, err)
+			}
+			if v.Held != nil { // only its tail is torn
+				m := d.open(t)
+				if err := d.justified(facts(table(m, lock.Filter{}))); err != nil {
+					t.Fatalf("%v: %v", what, err)
+				}
+				mustClose(t, m)
+				continue
+			}
+			got, r := d.repaired(t, v.Damage[0].File)
+			if err := d.justified(got); err != nil {
+				t.Fatalf("%v, %+v: %v", what, r.Steps, err)
+			}
+		}
+	}
+}
+
+// mangle damages something in a log directory, and says what.
+func mangle(t testing.TB, rnd *rand.Rand, dir string) string {
+	t.Helper()
+	sizes := map[string]int64{}
+	err := filepath.WalkDir(dir, func(path string, e fs.DirEntry, err error) error {
+		if err == nil && e.Type().IsRegular() && e.Name() != "LOCK" {
+			fi, _ := e.Info()
+			sizes[path] = fi.Size()
+		}
+		return err
+	})
+	paths := slices.Sorted(maps.Keys(sizes))
+	if err != nil || len(paths) == 0 {
+		return "nothing"
+	}
+	path := paths[rnd.IntN(len(paths))]
+	size := sizes[path]
+	off := rnd.Int64N(max(1, size))
+	name := fmt.Sprint(strings.TrimPrefix(path, dir), " ", off)
+	how := rnd.IntN(12)
+	if size == 0 {
+		how = 0
+	}
+	switch how {
+	case 0:
+		if dir := filepath.Dir(path); rnd.IntN(4) == 0 && strings.Contains(filepath.Base(dir), "log-") {
+			return "remove " + dir + fmt.Sprint(os.RemoveAll(dir))
+		}
+		return "remove " + name + fmt.Sprint(os.Remove(path))
+	case 1, 2:
+		return "cut " + name + fmt.Sprint(os.Truncate(path, off))
+	case 3, 4:
+		data, _ := os.ReadFile(path)
+		clear(data[off:min(size, off+rnd.Int64N(300))])
+		return "clear " + name + fmt.Sprint(os.WriteFile(path, data, 0))
+	case 5: // bytes are missing in the middle
+		data, _ := os.ReadFile(path)
+		return "take out " + name + fmt.Sprint(os.WriteFile(path, append(data[:off:off], data[min(size, off+rnd.Int64N(200)):]...), 0))
+	case 6:
+		return "stranger " + name + fmt.Sprint(os.WriteFile(path+".old", []byte("x"), 0o600))
+	default:
+		flip(t, path, off)
+		return "flip " + name
+	}
+}
+
+// What another version wrote is not repaired.
+func TestRepairRefusesOtherVersions(t *testing.T) {
+	d := keep(t, newRand(t), 20)
+	path := segmentOf(d.dir, spot{1, 1, 0})
+	data, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	future := otherVersion(data)
+	if err := os.WriteFile(path, append(data, future...), 0); err != nil {
+		t.Fatal(err)
+	}
+	before := tree(t, d.dir)
+	for _, write := range []bool{false, true} {
+		var v *wal.VersionError
+		if _, err := sneck.Repair(d.dir, write, nil); !errors.As(err, &v) {
+			t.Errorf("Repair: %v", err)
+		}
+	}
+	// And not when it comes behind damage.
+	flip(t, path, 50)
+	var v *wal.VersionError
+	if _, err := sneck.Repair(d.dir, true, nil); !errors.As(err, &v) {
+		t.Errorf("Repair behind damage: %v", err)
+	}
+	flip(t, path, 50)
+	if !reflect.DeepEqual(keysOf(tree(t, d.dir)), keysOf(before)) {
+		t.Error("the directory has changed")
+	}
+}
+
+func keysOf[V any](m map[string]V) []string { return slices.Sorted(maps.Keys(m)) }
+
+// A log in use is verified and compacted by nobody else than its user.
+func TestLogToolsInUse(t *testing.T) {
+	d := keep(t, newRand(t), 30)
+	m := d.open(t)
+	defer m.Close()
+	for _, write := range []bool{false, true} {
+		if _, err := sneck.Repair(d.dir, write, nil); !errors.Is(err, wal.ErrInUse) {
+			t.Errorf("Repair: %v", err)
+		}
+	}
+	if _, err := sneck.Compact(d.dir, nil, nil); !errors.Is(err, wal.ErrInUse) {
+		t.Errorf("Compact: %v", err)
+	}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for range 30 {
+			if err := m.Checkpoint(bg); err != nil {
+				t.Error(err)
+			}
+		}
+	}()
+	for running := true; running; {
+		select {
+		case <-done:
+			running = false
+		default:
+		}
+		v, err := sneck.Verify(d.dir, nil)
+		if err != nil || v.Held == nil || !slices.Equal(facts(table(v.Held, lock.Filter{})), d.last()) {
+			t.Fatalf("Verify: %+v, %v", v.Damage, err)
+		}
+	}
+}
+
+// Compact makes a log smaller, and keeps what is held.
+func TestCompact(t *testing.T) {
+	d := keep(t, newRand(t), 300, 0, 10)
+	if _, err := sneck.Compact(d.dir+"x", nil, nil); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("Compact of nothing: %v", err)
+	}
+	if _, err := os.Stat(d.dir + "x"); err == nil {
+		t.Error("it made a log")
+	}
+	c, err := sneck.Compact(d.dir, nil, nil)
+	if err != nil || c.After >= c.Before || c.Epoch != 3 || c.Locks != len(d.last()) || c.Files != len(filesOf(d.last())) {
+		t.Errorf("Compact: %+v, %v", c, err)
+	}
+	size, err := wal.Size(d.dir)
+	if err != nil || size != c.After {
+		t.Errorf("%d bytes, it says %+v", size, c)
+	}
+	m := d.open(t)
+	mustEqual(t, "what is held", facts(table(m, lock.Filter{})), d.last())
+	mustClose(t, m)
+}
+
+// Records gives every record, and what they say leads to what is held.
+func TestRecords(t *testing.T) {
+	d := keep(t, newRand(t), 100, -1, 50)
+	kinds := map[string]int{}
+	locks := 0
+	last := int64(-1)
+	sum, err := sneck.Records(d.dir, func(done, total int64) {
+		if done < last || done > total {
+			t.Errorf("%d of %d after %d", done, total, last)
+		}
+		last = done
+	}, func(r sneck.LogRecord) error {
+		kinds[r.Kind.String()]++
+		if r.Err != nil || (r.Change != nil) != (r.Kind == wal.KindFile) || (r.State != nil) != (r.Kind == wal.KindState) {
+			t.Errorf("%+v", r)
+		}
+		if r.State != nil {
+			locks += len(r.State.Locks)
+		}
+		return nil
+	})
+	if err != nil || uint64(kinds["file"]+kinds["walked"]) != sum.Records || kinds["walked"] != 1 || kinds["begin"] != 1 || kinds["epoch"] != 1 || kinds["state"] == 0 {
+		t.Errorf("%v, %+v, %v", kinds, sum, err)
+	}
+	if want := len(d.upTo(spot{2, 1, 0})); locks != want {
+		t.Errorf("the checkpoint has %d locks, want %d", locks, want)
+	}
+	if last <= 0 {
+		t.Error("nobody was told how far it was")
+	}
+}
+
+// An epoch that was cut out does not come again: its ids may be known.
+func TestRepairKeepsEpoch(t *testing.T) {
+	d := keep(t, newRand(t), 40, 0, 40, 0, 40, 0, 40)
+	flip(t, segmentOf(d.dir, spot{1, 1, 0}), 1000)
+	_, r := d.repaired(t, segmentOf(d.dir, spot{1, 1, 0}))
+	if r.Held.Epoch != 4 {
+		t.Errorf("epoch %d", r.Held.Epoch)
+	}
+	// Nor if only the id of a lock that is passed over knows of it.
+	d = &diary{dir: filepath.Join(t.TempDir(), "log")}
+	for life := range 4 {
+		m := d.open(t)
+		if life == 3 {
+			if err := m.Checkpoint(bg); err != nil {
+				t.Fatal(err)
+			}
+		}
+		mustTry(t, m, posix("a"), x, span(uint64(life*10), uint64(life*10)))
+		mustClose(t, m)
+	}
+	path := checkpointOf(d.dir, 2)
+	if err := os.Truncate(path, 0); err != nil {
+		t.Fatal(err)
+	}
+	if got, r := d.repaired(t, path); r.Held.Epoch != 4 || len(got) > 0 {
+		t.Errorf("epoch %d, %v", r.Held.Epoch, got)
+	}
+}
+
+// otherVersion is the first entry of a segment, of a later format.
+func otherVersion(segment []byte) []byte {
+	size, k := binary.Uvarint(segment)
+	entry := slices.Clone(segment[:k+int(size)])
+	entry[k+4] = 2
+	sum := len(entry) - 8
+	binary.LittleEndian.PutUint64(entry[sum:], xxhash.Sum64(entry[k:sum]))
+	return entry
+}
+
+func mkfifo(path string) error { return unix.Mkfifo(path, 0o600) }
