@@ -36,7 +36,9 @@
 // # Durability
 //
 // With a log directory, a call that returned without an error has its change on
-// stable storage: kill -9 at any instant loses nothing that was acknowledged.
+// stable storage: kill -9 at any instant, or a machine that stops, loses nothing
+// that was acknowledged. [Interval] and [None] promise less and wait less.
+// Checkpoints replace the log by what is held, while traffic goes on.
 // After the next [Open] the locks are held by their owners as before, and the
 // epoch is higher. When the log cannot be written any more, the manager halts:
 // every change is refused with lock.ErrHalted, looking still works, and a new
