@@ -7,6 +7,7 @@ import (
 	"runtime"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"sneck"
 	"sneck/lock"
@@ -108,12 +109,26 @@ func fill(b *testing.B, m *sneck.Manager, s lock.Semantics, n int) {
 
 // pair locks and unlocks r.
 func pair(b *testing.B, m *sneck.Manager, r *lock.Request) {
+	if err := once(m, r); err != nil {
+		b.Fatal(err)
+	}
+}
+
+// once is pair on any goroutine.
+func once(m *sneck.Manager, r *lock.Request) error {
 	if _, err := m.Lock(bg, *r); err != nil {
-		b.Fatal(err)
+		return err
 	}
-	if err := m.Unlock(bg, r.File, r.Owner, r.Range); err != nil {
-		b.Fatal(err)
+	return m.Unlock(bg, r.File, r.Owner, r.Range)
+}
+
+// timed is what each of n calls of f takes, in nanoseconds.
+func timed(n int, f func(i int)) float64 {
+	start := time.Now()
+	for i := range n {
+		f(i)
 	}
+	return float64(time.Since(start)) / float64(n)
 }
 
 // pairs is pair at each of rs in turn.
