@@ -782,3 +782,124 @@ func TestWalkedIsLogged(t *testing.T) {
 		t.Errorf("%q, want %q", got, want)
 	}
 }
+
+// Close gives up a checkpoint that waits for its last record while somebody else
+// is in a sync.
+func TestCloseWhileCheckpointWaits(t *testing.T) {
+	g := newRegister()
+	at := newGate()
+	var hold atomic.Bool
+	l := g.open(t, t.TempDir(), Options{seam: seam{sync: func() error {
+		if hold.CompareAndSwap(true, false) {
+			return at.sync()
+		}
+		return nil
+	}}})
+	g.set(t, l, "n", "1")
+	other := make(chan error, 1)
+	g.during = func(int) {
+		hold.Store(true)
+		go func() { other <- l.Append(KindFile, text("m=1")) }()
+		<-at.entered
+	}
+	written := make(chan error, 1)
+	go func() { written <- l.Checkpoint(context.Background()) }()
+	for l.queue.Load() == nil { // until it has queued "walked"
+		runtime.Gosched()
+	}
+	closed := make(chan error, 1)
+	go func() { closed <- l.Close() }()
+	<-l.stopping
+	for range 1000 {
+		runtime.Gosched()
+	}
+	at.release <- nil
+	for _, ch := range []chan error{closed, other} {
+		if err := <-ch; err != nil {
+			t.Error(err)
+		}
+	}
+	if err := <-written; err != nil && !errors.Is(err, lock.ErrClosed) {
+		t.Error(err)
+	}
+}
+
+// With Interval, what is acknowledged while Close is under way is in the log.
+func TestIntervalAgainstClose(t *testing.T) {
+	dir := t.TempDir()
+	at := newGate()
+	var hold atomic.Bool
+	l := mustOpen(t, dir, Options{Durability: Interval, SyncInterval: 1 << 40, seam: seam{sync: func() error {
+		if hold.CompareAndSwap(true, false) {
+			return at.sync()
+		}
+		return nil
+	}}})
+	if err := l.Wait(l.NewRecord(nil, KindFile, text("a"))); err != nil {
+		t.Fatal(err)
+	}
+	hold.Store(true)
+	closed := make(chan error, 1)
+	go func() { closed <- l.Close() }()
+	<-at.entered
+	if err := l.Wait(l.NewRecord(nil, KindFile, text("b"))); !errors.Is(err, lock.ErrClosed) {
+		t.Errorf("acknowledged too late to be written: %v", err)
+	}
+	at.release <- nil
+	if err := <-closed; err != nil {
+		t.Error(err)
+	}
+	if got, _, err := inspect(dir); err != nil || !slices.Equal(got, []string{"a"}) {
+		t.Errorf("%q, %v", got, err)
+	}
+}
+
+// Invariant 5: a checkpoint whose log has lost the record that ends its walk is
+// damage: its files are of different times.
+func TestWalkIsMissing(t *testing.T) {
+	dir := t.TempDir()
+	g := newRegister()
+	l := g.open(t, dir, Options{})
+	for i := range 5 {
+		g.set(t, l, fmt.Sprint("n", i), "1")
+	}
+	g.during = func(i int) { g.set(t, l, fmt.Sprint("n", i), "2") }
+	mustCheckpoint(t, l)
+	g.during = nil
+	g.set(t, l, "n0", "3")
+	mustClose(t, l)
+	segment := filepath.Join(dir, generationName(2), segmentName(1))
+	whole := get(t, segment)
+	ends, walked := []int{0}, 0
+	for off := 0; off < len(whole); {
+		f, n, bad := decodeEntry(whole[off:])
+		if bad != nil {
+			t.Fatal(bad.reason)
+		}
+		off += n
+		ends = append(ends, off)
+		if kind, _, _, _ := record(f.payload); kind == KindWalked {
+			walked = off
+		}
+	}
+	for n := range len(whole) + 1 {
+		put(t, segment, whole[:n])
+		_, err := Read(dir, newRegister().replay)
+		if n < walked {
+			at := 0
+			for _, end := range ends {
+				if end <= n {
+					at = end
+				}
+			}
+			wantDamage(t, err, segment, int64(at))
+		} else if err != nil {
+			t.Fatalf("cut at %d of %d: %v", n, len(whole), err)
+		}
+	}
+	remove(t, dir, filepath.Join(generationName(2), segmentName(1)))
+	_, err := Open(dir, Options{Replay: newRegister().replay})
+	wantDamage(t, err, filepath.Join(dir, generationName(2)), 0)
+	put(t, segment, whole)
+	wantValues(t, dir, g.values)
+}

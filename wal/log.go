@@ -106,6 +106,7 @@ type Log struct {
 	checkpoint chan struct{} // holds a token while no checkpoint is written
 	background sync.WaitGroup
 	stopping   chan struct{} // closed when Close begins
+	idle       chan struct{}
 	stopOnce   sync.Once
 	failure    atomic.Pointer[error] // why nothing is accepted any more; set once
 	closed     atomic.Bool           // nobody writes any more: who submits completes
@@ -171,6 +172,7 @@ func open(dir string, o Options) (_ *Log, err error) {
 		complete:   &signal{ch: make(chan struct{}), complete: true},
 		checkpoint: make(chan struct{}, 1),
 		stopping:   make(chan struct{}),
+		idle:       make(chan struct{}),
 		finished:   make(chan struct{}),
 	}
 	close(l.complete.ch)
@@ -325,7 +327,7 @@ func (l *Log) run() {
 			l.timed.Store(false) // what comes from now on may miss this round
 			l.mu.Lock()
 			l.lead()
-		case <-l.stopping:
+		case <-l.idle:
 			return
 		}
 	}
@@ -503,8 +505,11 @@ func (l *Log) Err() error {
 func (l *Log) Close() error {
 	l.stopOnce.Do(func() {
 		close(l.stopping)
+		<-l.checkpoint // and no other is begun; it may need run
+		close(l.idle)
 		l.background.Wait()
-		<-l.checkpoint // and no other is begun
+		closed := fmt.Errorf("log %s: %w", l.dir, lock.ErrClosed)
+		l.failure.CompareAndSwap(nil, &closed) // with Interval, what is submitted from now on is not acknowledged
 		l.mu.Lock()
 		l.w.commit()
 		l.closeErr = l.w.close()

@@ -248,7 +248,9 @@ var errStop = errors.New("up to here")
 func (p *planner) pass(until *place) (*place, *DamageError, *scanner, error) {
 	check := p.r.o.Check()
 	s := &scanner{fn: check}
+	s.sum.Base = p.c.base
 	if c := p.r.checkpoint; c != nil {
+		s.cut = true // it is written anew, and says so
 		if err := c.records(check, nil); err != nil {
 			return nil, nil, s, err
 		}
@@ -271,14 +273,18 @@ func (p *planner) pass(until *place) (*place, *DamageError, *scanner, error) {
 		switch {
 		case err == nil:
 		case errors.Is(err, errStop):
-			return until, nil, s, nil
+			return until, nil, s, s.complete(&p.y)
 		case errors.As(err, &d):
+			if until != nil && *at == *until {
+				err = s.complete(&p.y)
+				return at, d, s, err
+			}
 			return at, d, s, nil
 		default:
 			return nil, nil, s, err
 		}
 	}
-	return nil, nil, s, nil
+	return nil, nil, s, s.complete(&p.y)
 }
 
 // log reads one log. If it fails, at is where.

@@ -116,6 +116,8 @@ type scanner struct {
 	logSegs    int      // segments of the last log
 	empty      []uint64 // logs that were made and never written to
 	buf        []byte   // a segment or frame
+	walked     bool     // the log of the base says that its checkpoint was read up
+	cut        bool     // the checkpoint says that a repair has cut something out
 }
 
 // chain reads a checkpoint and the logs after it. Nothing is changed: a torn
@@ -146,7 +148,28 @@ func (s *scanner) chain(y *layout, c chain) error {
 		}
 	}
 	s.buf = nil
-	return nil
+	return s.complete(y)
+}
+
+// complete reports whether the log of the checkpoint's generation has the record
+// that ends its walk. It was durable before the checkpoint got its name; without it
+// the log has lost its end, and the files in the checkpoint are of different times.
+func (s *scanner) complete(y *layout) error {
+	if s.sum.Base == 0 || s.walked || s.cut {
+		return nil
+	}
+	d := &DamageError{File: y.log(s.sum.Base), Reason: "the log ends before the record that ends the walk of its checkpoint: its end is lost"}
+	segs, err := listSegments(d.File)
+	if err != nil || len(segs) == 0 {
+		return d
+	}
+	d.File = segs[len(segs)-1].path
+	if t := s.sum.TornTail; t != nil && t.File == d.File {
+		d.Offset = t.Offset
+	} else if fi, err := os.Stat(d.File); err == nil {
+		d.Offset = fi.Size()
+	}
+	return d
 }
 
 // sizeOf is how many bytes a generation's segments have.
@@ -316,6 +339,8 @@ func (s *scanner) frame(path string, off int64, f frame, checkpoint bool) error 
 		if !kind.fits(checkpoint) {
 			return damaged("frame %d: record %d of %d is of kind %s, which does not belong here", f.index, i+1, f.count, kind)
 		}
+		s.cut = s.cut || kind == KindCut
+		s.walked = s.walked || kind == KindWalked && f.generation == s.sum.Base
 		if s.fn != nil && kind != kindEnd {
 			err := s.fn(Entry{File: path, Offset: off, Generation: f.generation, Frame: f.index, Kind: kind, Body: body})
 			switch {
