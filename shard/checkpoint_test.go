@@ -3,6 +3,7 @@ package shard
 import (
 	"bytes"
 	"fmt"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -194,13 +195,19 @@ func TestSnapshotConcurrent(t *testing.T) {
 		return len(j.log)
 	}
 	var snaps []snap
-	for range 30 {
+	for i := range 30 {
+		for length() < 100*i { // so that each has something to miss
+			runtime.Gosched()
+		}
 		s := snap{begun: length()}
 		if err := tb.Snapshot(func(b Body) error { s.states = append(s.states, b.AppendTo(nil)); return nil }); err != nil {
 			t.Fatal(err)
 		}
 		s.walked = length() - s.begun
 		snaps = append(snaps, s)
+	}
+	for length() < 3000 {
+		runtime.Gosched()
 	}
 	close(stop)
 	wg.Wait()

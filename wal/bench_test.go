@@ -1,6 +1,7 @@
 package wal
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -10,41 +11,48 @@ import (
 
 const benchBody = text("a body of the size that a transition has, give or take: file key, owner, range, mode, id, epoch...")
 
-// BenchmarkDurable is one durable record per operation and caller.
+// BenchmarkDurable is one durable record per operation and caller, who writes
+// himself if nobody else does, as Wait has it, or leaves that to the log's
+// goroutine.
 func BenchmarkDurable(b *testing.B) {
 	for _, callers := range []int{1, 256} {
-		name := map[int]string{1: "callers=1", 256: "callers=256"}[callers]
-		b.Run(name, func(b *testing.B) {
-			l := mustOpen(b, b.TempDir(), Options{})
-			b.ReportAllocs()
-			one := func() {
-				r := l.NewRecord(nil, KindFile, benchBody)
-				submit(l, r)
-				<-r.Done()
-				if err := r.Err(); err != nil {
-					b.Error(err)
-				}
+		for _, handOff := range []bool{false, true} {
+			b.Run(fmt.Sprintf("callers=%d/hand-off=%v", callers, handOff), func(b *testing.B) { durable(b, callers, handOff) })
+		}
+	}
+}
+
+func durable(b *testing.B, callers int, handOff bool) {
+	l := mustOpen(b, b.TempDir(), Options{})
+	b.ReportAllocs()
+	one := func() {
+		r := l.NewRecord(nil, KindFile, benchBody)
+		if handOff {
+			submit(l, r)
+			<-r.Done()
+		}
+		if err := l.Wait(r); err != nil {
+			b.Error(err)
+		}
+	}
+	b.ResetTimer()
+	if callers == 1 {
+		for b.Loop() {
+			one()
+		}
+	} else {
+		b.SetParallelism(callers / runtime.GOMAXPROCS(0))
+		b.RunParallel(func(pb *testing.PB) {
+			for pb.Next() {
+				one()
 			}
-			b.ResetTimer()
-			if callers == 1 {
-				for b.Loop() {
-					one()
-				}
-			} else {
-				b.SetParallelism(callers / runtime.GOMAXPROCS(0))
-				b.RunParallel(func(pb *testing.PB) {
-					for pb.Next() {
-						one()
-					}
-				})
-			}
-			b.StopTimer()
-			st := l.Stats()
-			b.ReportMetric(float64(st.Records)/float64(st.Syncs), "records/sync")
-			b.ReportMetric(float64(st.Records)/b.Elapsed().Seconds(), "records/s")
-			mustClose(b, l)
 		})
 	}
+	b.StopTimer()
+	st := l.Stats()
+	b.ReportMetric(float64(st.Records)/float64(st.Syncs), "records/sync")
+	b.ReportMetric(float64(st.Records)/b.Elapsed().Seconds(), "records/s")
+	mustClose(b, l)
 }
 
 // BenchmarkRawAppend is the floor of BenchmarkDurable with one caller: the same
