@@ -10,6 +10,14 @@ import (
 	"sneck/lock"
 )
 
+// roomy is a Manager in memory that lets a file have any number of locks.
+func roomy(t testing.TB) *sneck.Manager {
+	t.Helper()
+	m := begin(t, "", func(o *sneck.Options) { o.Limits.LocksPerFile = -1 })
+	t.Cleanup(func() { mustClose(t, m) })
+	return m
+}
+
 // hold makes m hold n ranges of 10 bytes, 10 bytes apart, of 16 owners.
 func hold(t testing.TB, m *sneck.Manager, sem lock.Semantics, n int) {
 	t.Helper()
@@ -26,7 +34,7 @@ func hold(t testing.TB, m *sneck.Manager, sem lock.Semantics, n int) {
 func TestAllocations(t *testing.T) {
 	for _, sem := range allSemantics {
 		for _, n := range []int{0, 1, 100, 10_000} {
-			m := memory(t)
+			m := roomy(t)
 			hold(t, m, sem, n)
 			last := uint64(20 * max(n-1, 0))
 			for _, asker := range allSemantics {
@@ -62,7 +70,7 @@ func TestAllocations(t *testing.T) {
 // and goes is seen whole or not at all.
 func TestLookingWhileWriting(t *testing.T) {
 	for _, n := range []int{1, 100, 10_000} {
-		m := memory(t)
+		m := roomy(t)
 		hold(t, m, lock.SMB, n)
 		steady := table(m, lock.Filter{})
 		for _, h := range steady[:min(n, 2)] {

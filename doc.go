@@ -33,6 +33,31 @@
 // in line; the call that frees the bytes grants whoever is next, in the same
 // step. Nobody is woken to try again.
 //
+// A POSIX owner that would wait for itself, through whatever files and owners, is
+// told lock.ErrDeadlock, if it is the youngest of those that do.
+//
+// # Clients
+//
+// A client that [Manager.Connect] has made known loses what it holds when it has
+// been silent, or disconnected, for longer than its TTL; with
+// [AdapterOptions].Courtesy only when somebody wants it. Whatever way a client
+// loses its locks, it is the same one that [Manager.ReleaseClient] goes, and wakes
+// whoever waited. Clients that never connected hold their locks until they let go.
+//
+// # Restart
+//
+// After an [Open] that has found something held, that is unconfirmed: its owners
+// have the grace period to reclaim it, lock by lock (lock.Request.Reclaim). A new
+// lock that would collide with something unconfirmed is told lock.ErrGrace, with
+// the holder and the time left; or it waits in line. Everything else is granted at
+// once, unless [Options].StrictGrace says otherwise. What is not reclaimed when the
+// grace period is over is released.
+//
+//	Open ──▶ grace ──┬─ everything was reclaimed or released
+//	                 ├─ every client that held something said ReclaimComplete ──▶ over
+//	                 ├─ GracePeriod has passed
+//	                 └─ EndGrace
+//
 // # Durability
 //
 // With a log directory, a call that returned without an error has its change on

@@ -187,6 +187,81 @@ func table(m interface {
 	return hs
 }
 
+// marked are the locks as they are after a restart (unconfirmed), or as they
+// would be without one: else they are the same.
+func marked(hs []lock.Held, unconfirmed bool) []lock.Held {
+	hs = slices.Clone(hs)
+	for i := range hs {
+		hs[i].Unconfirmed = unconfirmed
+	}
+	return hs
+}
+
+// reclaimAll has every owner reclaim what it held before the restart, all of it,
+// and returns when that has ended the grace period.
+func reclaimAll(m *sneck.Manager) error {
+	if !m.Grace().Active {
+		return nil
+	}
+	for _, h := range slices.Collect(m.Locks(lock.Filter{})) {
+		if !h.Unconfirmed {
+			return fmt.Errorf("it is in use already: %+v", h)
+		}
+		got, err := m.TryLock(bg, lock.Request{File: h.File, Owner: h.Owner, Range: h.Range, Mode: h.Mode, Reclaim: true})
+		if err != nil {
+			return fmt.Errorf("reclaiming %+v: %w", h, err)
+		}
+		if factOf(got) != factOf(h) || got.Unconfirmed || got.Epoch != m.Epoch() || got.ID == h.ID {
+			return fmt.Errorf("%+v was reclaimed as %+v", h, got)
+		}
+	}
+	for _, sh := range slices.Collect(m.Shares(lock.Filter{})) {
+		sh.Reclaim = true
+		if err := m.OpenShare(bg, sh); err != nil {
+			return fmt.Errorf("reclaiming %+v: %w", sh, err)
+		}
+	}
+	if g := m.Grace(); g.Unconfirmed != 0 {
+		return fmt.Errorf("all was reclaimed, but: %+v", g)
+	}
+	mustEndGrace(m)
+	return nil
+}
+
+// mustEndGrace returns when the grace period is over, because nothing is
+// unconfirmed any more.
+func mustEndGrace(m *sneck.Manager) {
+	for start := time.Now(); m.Grace().Active; runtime.Gosched() {
+		if time.Since(start) > time.Minute {
+			panic(fmt.Sprintf("it goes on: %+v", m.Grace()))
+		}
+	}
+}
+
+// mustReclaimAll is reclaimAll; what is held and reserved is the same then, down
+// to the display fields of owners.
+func mustReclaimAll(t tb, m *sneck.Manager) {
+	t.Helper()
+	held, reserved := facts(table(m, lock.Filter{})), shares(m)
+	if err := reclaimAll(m); err != nil {
+		t.Fatalf("%v", err)
+	}
+	mustHold(t, m, held...)
+	mustEqual(t, "the shares", shares(m), reserved)
+}
+
+// mustBeInTheWay fails unless a TryLock of r is refused because of h, which was
+// not reclaimed yet.
+func mustBeInTheWay(t tb, m *sneck.Manager, r lock.Request, h lock.Held) {
+	t.Helper()
+	got, err := m.TryLock(bg, r)
+	var g *lock.GraceError
+	if !errors.As(err, &g) || g.Holder != h || !h.Unconfirmed || g.Remaining <= 0 || g.Remaining > 90*time.Second {
+		t.Fatalf("%s got %+v, %v; want a GraceError because of %+v", r.Owner, got, err, h)
+	}
+	mustBe(t, err, lock.ErrGrace)
+}
+
 // fact is what a held lock says whatever its number and time.
 type fact struct {
 	File  lock.FileKey
@@ -211,6 +286,30 @@ func facts(hs []lock.Held) []fact {
 	fs := make([]fact, len(hs))
 	for i, h := range hs {
 		fs[i] = factOf(h)
+	}
+	slices.SortFunc(fs, compareFacts)
+	return fs
+}
+
+// everything is what is held, reserved and known, as facts: a share reservation as
+// a lock of a mode of its own, and a client as one of a file of its own.
+func everything(m interface {
+	Locks(lock.Filter) iter.Seq[lock.Held]
+	Shares(lock.Filter) iter.Seq[lock.Share]
+}) []fact {
+	fs := facts(table(m, lock.Filter{}))
+	for sh := range m.Shares(lock.Filter{}) {
+		fs = append(fs, fact{sh.File, sh.Owner, lock.WholeFile(), lock.Mode(64 + sh.Access<<3 + sh.Deny)})
+	}
+	var known iter.Seq[lock.Client]
+	switch m := m.(type) {
+	case *sneck.Manager:
+		known = m.Clients("")
+	case *sneck.Snapshot:
+		known = m.Clients()
+	}
+	for c := range known {
+		fs = append(fs, fact{lock.FileKey("client " + c.ID), lock.Owner{Client: c.ID, ID: c.Addr, Share: fmt.Sprint(c.Adapter, " ", c.TTL)}, lock.WholeFile(), 200})
 	}
 	slices.SortFunc(fs, compareFacts)
 	return fs

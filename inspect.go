@@ -3,7 +3,9 @@ package sneck
 import (
 	"errors"
 	"iter"
+	"time"
 
+	"sneck/conn"
 	"sneck/lock"
 	"sneck/shard"
 	"sneck/wal"
@@ -13,7 +15,9 @@ import (
 type Snapshot struct {
 	Epoch uint64 // of the last time it was opened
 	Log   wal.Summary
-	table *shard.Table
+
+	table   *shard.Table
+	clients *conn.Table
 }
 
 // Inspect replays the log in dir without changing anything there: no repair, no
@@ -24,16 +28,24 @@ func Inspect(dir string) (*Snapshot, error) { return InspectProgress(dir, nil) }
 // InspectProgress is Inspect that tells how far it has come.
 func InspectProgress(dir string, p Progress) (s *Snapshot, err error) {
 	err = unchanged(func() error {
-		s = &Snapshot{table: shard.New(0)}
-		last := replay{table: s.table}
-		s.Log, err = wal.Read(dir, p.over(dir, last.record))
-		s.Epoch = last.lastEpoch()
+		last := &replay{table: shard.New(0), clients: conn.New(nil)}
+		sum, err := wal.Read(dir, p.over(dir, last.record))
+		if err == nil {
+			s = snapshotOf(last)
+			s.Log = sum
+		}
 		return err
 	})
 	if err != nil {
 		return nil, err
 	}
 	return s, nil
+}
+
+// snapshotOf is what has been replayed, to the end.
+func snapshotOf(r *replay) *Snapshot {
+	r.clients.Begin(time.Now(), 0)
+	return &Snapshot{Epoch: r.lastEpoch(), table: r.table, clients: r.clients}
 }
 
 // unchanged calls read again while a checkpoint has replaced the log that it
@@ -53,5 +65,20 @@ func (s *Snapshot) Held() (locks, files int) {
 	return st.Locks, st.Files
 }
 
-// Locks yields the locks that the log holds.
+// Known counts the share reservations that the log holds, and the clients whose
+// sessions are not over.
+func (s *Snapshot) Known() (shares, clients int) {
+	_, clients = s.clients.Count()
+	return s.table.Stats().Shares, clients
+}
+
+// Locks yields the locks that the log holds. None of them is Unconfirmed: that is
+// for whoever opens the log to say.
 func (s *Snapshot) Locks(q lock.Filter) iter.Seq[lock.Held] { return s.table.Locks(q) }
+
+// Shares yields the share reservations that the log holds.
+func (s *Snapshot) Shares(q lock.Filter) iter.Seq[lock.Share] { return s.table.Shares(q) }
+
+// Clients yields the clients whose sessions the log says are not over, by ID, with
+// the TTL that they came with. When they were seen it does not say.
+func (s *Snapshot) Clients() iter.Seq[lock.Client] { return s.clients.Clients("") }

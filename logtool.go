@@ -5,9 +5,11 @@ import (
 	"errors"
 	"io/fs"
 	"log/slog"
+	"math"
 	"os"
 	"time"
 
+	"sneck/conn"
 	"sneck/lock"
 	"sneck/shard"
 	"sneck/wal"
@@ -17,7 +19,8 @@ import (
 type (
 	LogSummary = wal.Summary // what a walk over a log met
 	LogDamage  = wal.Damage  // a stretch of a log that cannot be used
-	LogPart    = shard.Part  // one step of a change
+	LogPart    = shard.Part  // one step of a change of a file
+	LogClient  = conn.Change // a change of a client
 	RepairStep = wal.Step    // one thing that a repair does
 )
 
@@ -59,6 +62,7 @@ type LogRecord struct {
 
 	Change *shard.Change    // KindFile
 	State  *shard.FileState // KindState
+	Client *LogClient       // KindClient
 	Begun  time.Time        // KindBegin: when; Generation says of what
 	Number uint64           // KindEpoch: the epoch; KindWalked: the generation; KindCut: how many bytes
 	Err    error            // why it cannot be taken apart
@@ -73,6 +77,9 @@ func describe(e wal.Entry) LogRecord {
 	case wal.KindState:
 		s, err := shard.DescribeState(e.Body)
 		r.State, r.Err = &s, err
+	case wal.KindClient:
+		c, err := conn.ParseChange(e.Body)
+		r.Client, r.Err = &c, err
 	case wal.KindBegin:
 		_, r.Begun, r.Err = e.Begun()
 	default:
@@ -161,6 +168,7 @@ type LostRecords struct {
 	Changes int // of a file, each
 	States  int // of a file, in a checkpoint
 	Files   int // that they are of
+	Clients int // of a client, each
 
 	epoch uint64 // the last one that they know of, or what is kept
 	files map[lock.FileKey]struct{}
@@ -179,6 +187,10 @@ func (l *LostRecords) add(e wal.Entry, sure bool) {
 	case wal.KindState:
 		l.States++
 		file = r.State.File
+	case wal.KindClient:
+		if r.Client.What != conn.Mark {
+			l.Clients++
+		}
 	}
 	if file != "" {
 		l.files[file] = struct{}{}
@@ -195,11 +207,17 @@ func (r *LogRecord) epoch() (epoch uint64) {
 	case r.Err != nil:
 	case r.Change != nil:
 		for _, part := range r.Change.Parts {
-			epoch = max(epoch, shard.EpochOf(part.Spare))
+			epoch = max(epoch, shard.EpochOf(max(part.ID, part.Spare)))
+			if part.Epoch <= shard.MaxEpoch {
+				epoch = max(epoch, part.Epoch)
+			}
 		}
 	case r.State != nil:
 		for _, h := range r.State.Locks {
 			epoch = max(epoch, shard.EpochOf(h.ID))
+		}
+		for _, sh := range r.State.Shares {
+			epoch = max(epoch, shard.EpochOf(sh.ID))
 		}
 	case r.Kind == wal.KindEpoch && r.Number <= shard.MaxEpoch:
 		epoch = r.Number
@@ -219,7 +237,7 @@ func Repair(dir string, write bool, p Progress) (r RepairReport, err error) {
 	seen := p.over(dir, func(wal.Entry) error { return nil })
 	plan, err := wal.PlanRepair(dir, wal.SalvageOptions{
 		Check: func() func(wal.Entry) error {
-			last = &replay{table: shard.New(0)}
+			last = &replay{table: shard.New(0), clients: conn.New(nil)}
 			return p.over(dir, func(e wal.Entry) error {
 				err := last.record(e)
 				if err == nil { // a replay may pass over it, but not this
@@ -240,7 +258,8 @@ func Repair(dir string, write bool, p Progress) (r RepairReport, err error) {
 	}
 	defer func() { err = errors.Join(err, plan.Close()) }()
 	r.Steps = plan.Steps
-	r.Held = &Snapshot{Epoch: max(last.lastEpoch(), r.Lost.epoch), table: last.table}
+	r.Held = snapshotOf(last)
+	r.Held.Epoch = max(r.Held.Epoch, r.Lost.epoch)
 	if len(plan.Steps) == 0 || !write {
 		return r, nil
 	}
@@ -255,7 +274,7 @@ func Repair(dir string, write bool, p Progress) (r RepairReport, err error) {
 	}
 	r.Held, err = InspectProgress(dir, p)
 	if errors.Is(err, fs.ErrNotExist) { // there was nothing but what did not belong there
-		r.Held, err = &Snapshot{table: shard.New(0)}, nil
+		r.Held, err = snapshotOf(&replay{table: shard.New(0), clients: conn.New(nil)}), nil
 	}
 	return r, err
 }
@@ -268,7 +287,9 @@ type CompactReport struct {
 }
 
 // Compact opens the log in dir, which begins a new epoch, and replaces it by
-// what is held. The log must be there, and not in use.
+// what is held. Nothing is released, and nothing confirmed: the grace period, the
+// deadlines of the clients with it, lasts for longer than this takes, and the next
+// Open begins another. The log must be there, and not in use.
 func Compact(dir string, p Progress, l *slog.Logger) (c CompactReport, err error) {
 	// Open would make a log where there is none.
 	if _, err := InspectProgress(dir, p); err != nil {
@@ -277,7 +298,7 @@ func Compact(dir string, p Progress, l *slog.Logger) (c CompactReport, err error
 	if c.Before, err = wal.Size(dir); err != nil {
 		return c, err
 	}
-	m, err := Open(Options{Dir: dir, CheckpointAfter: -1, Logger: l})
+	m, err := Open(Options{Dir: dir, CheckpointAfter: -1, GracePeriod: math.MaxInt64, Logger: l})
 	if err != nil {
 		return c, err
 	}

@@ -1,10 +1,12 @@
 package sneck_test
 
 import (
+	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"io/fs"
+	"log/slog"
 	"maps"
 	"math/rand/v2"
 	"os"
@@ -13,11 +15,14 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/cespare/xxhash/v2"
 	"golang.org/x/sys/unix"
 
 	"sneck"
+	"sneck/conn"
 	"sneck/lock"
 	"sneck/wal"
 )
@@ -51,11 +56,13 @@ type diary struct {
 	dir  string
 	ends []spot   // where the log ended after each call
 	held [][]fact // what was held then
+
+	durability sneck.Durability
 }
 
 // keep makes a log of some calls, checkpoints (-1 among the steps; -2 with calls
 // at the same time; -3 one that fails, which leaves the log in a new generation)
-// and restarts (0): n calls, for a step n.
+// and restarts (0), after which all is reclaimed: n calls, for a step n.
 func keep(t testing.TB, rnd *rand.Rand, steps ...int) *diary {
 	t.Helper()
 	d := &diary{dir: filepath.Join(t.TempDir(), "log")}
@@ -107,16 +114,19 @@ func keep(t testing.TB, rnd *rand.Rand, steps ...int) *diary {
 
 func (d *diary) open(t testing.TB) *sneck.Manager {
 	t.Helper()
-	m, err := sneck.Open(sneck.Options{Dir: d.dir, SegmentSize: 2 << 10, CheckpointAfter: -1})
-	if err != nil {
-		t.Fatalf("Open: %v", err)
+	m := begin(t, d.dir, func(o *sneck.Options) { o.SegmentSize, o.CheckpointAfter, o.Durability = 2<<10, -1, d.durability })
+	mustEqual(t, "what is held is unconfirmed", table(m, lock.Filter{}), marked(table(m, lock.Filter{}), true))
+	was := everything(m)
+	if err := reclaimAll(m); err != nil {
+		t.Fatal(err)
 	}
+	mustEqual(t, "all is reclaimed", everything(m), was)
 	return m
 }
 
 func (d *diary) note(t testing.TB, m *sneck.Manager, end spot) {
 	d.ends = append(d.ends, end)
-	d.held = append(d.held, facts(table(m, lock.Filter{})))
+	d.held = append(d.held, everything(m))
 }
 
 // call changes something.
@@ -126,8 +136,24 @@ func (d *diary) call(t testing.TB, m *sneck.Manager, rnd *rand.Rand) {
 	f := lock.FileKey(fmt.Sprint("file ", rnd.IntN(12)))
 	first := rnd.Uint64N(60)
 	r := lock.Request{File: f, Owner: o, Range: span(first, first+rnd.Uint64N(20)), Mode: lock.Mode(1 + rnd.IntN(2))}
+	session := lock.Client{ID: fmt.Sprint("session ", rnd.IntN(5), "\x00\xff"), Adapter: "nfs4", Addr: fmt.Sprint("10.0.0.", rnd.IntN(3)), TTL: time.Duration(rnd.IntN(2)) * time.Hour}
 	var err error
-	switch rnd.IntN(10) {
+	switch rnd.IntN(18) {
+	case 10, 11:
+		err = m.OpenShare(bg, lock.Share{File: f, Owner: o, Access: lock.Access(rnd.IntN(8)), Deny: lock.Access(rnd.IntN(8) & rnd.IntN(8))})
+	case 12:
+		err = m.CloseShare(bg, f, o)
+	case 13:
+		for h := range m.Locks(lock.Filter{File: f}) {
+			err = m.Revoke(bg, h.ID, "a test")
+			break
+		}
+	case 14, 15:
+		err = m.Connect(bg, session)
+	case 16: // without a TTL it is over
+		if err = m.Disconnect(bg, session.ID); errors.Is(err, lock.ErrUnknownClient) {
+			err = nil
+		}
 	case 0:
 		_, err = m.ReleaseOwner(bg, f, o)
 	case 1:
@@ -296,12 +322,15 @@ func (d *diary) repaired(t testing.TB, file string) (got []fact, planned sneck.R
 		t.Fatal("no lock file")
 	}
 	mustEqual(t, "the steps", r.Steps, planned.Steps)
+	if r.Lost.Changes != planned.Lost.Changes || r.Lost.States != planned.Lost.States || r.Lost.Files != planned.Lost.Files || r.Lost.Clients != planned.Lost.Clients {
+		t.Fatalf("lost are %+v, planned %+v", r.Lost, planned.Lost)
+	}
 	mustBeTree(t, "the copy", r.Copy, before)
 	if err := os.RemoveAll(r.Copy); err != nil {
 		t.Fatal(err)
 	}
-	got = facts(table(r.Held, lock.Filter{}))
-	mustEqual(t, "what was planned to be held", facts(table(planned.Held, lock.Filter{})), got)
+	got = everything(r.Held)
+	mustEqual(t, "what was planned to be held", everything(planned.Held), got)
 	if planned.Held.Epoch != r.Held.Epoch {
 		t.Fatalf("epoch %d, planned %d", r.Held.Epoch, planned.Held.Epoch)
 	}
@@ -317,7 +346,7 @@ func (d *diary) repaired(t testing.TB, file string) (got []fact, planned sneck.R
 	mustBeTree(t, "the directory after a second repair", d.dir, after)
 
 	m := d.open(t)
-	mustEqual(t, "what Open holds", facts(table(m, lock.Filter{})), got)
+	mustEqual(t, "what Open holds", everything(m), got)
 	if m.Epoch() != r.Held.Epoch+1 {
 		t.Fatalf("epoch %d after %d", m.Epoch(), r.Held.Epoch)
 	}
@@ -332,10 +361,14 @@ func (d *diary) repaired(t testing.TB, file string) (got []fact, planned sneck.R
 	if _, err := m.ReleaseFile(bg, "file 3"); err != nil {
 		t.Fatal(err)
 	}
-	want := facts(table(m, lock.Filter{}))
+	for i := range 6 { // of clients too, whose numbers may have gone
+		mustBe(t, m.Connect(bg, lock.Client{ID: fmt.Sprint("session ", i, "\x00\xff"), Adapter: "nfs4", Addr: "later"}), nil)
+	}
+	mustBe(t, m.Disconnect(bg, "session 5\x00\xff"), nil)
+	want := everything(m)
 	mustClose(t, m)
 	m = d.open(t)
-	mustEqual(t, "what is held after it was used", facts(table(m, lock.Filter{})), want)
+	mustEqual(t, "what is held after it was used", everything(m), want)
 	if err := m.Checkpoint(bg); err != nil {
 		t.Fatal(err)
 	}
@@ -349,7 +382,7 @@ func (d *diary) repaired(t testing.TB, file string) (got []fact, planned sneck.R
 // large is a log with a checkpoint of many frames: n locks, most of them in it.
 func large(t testing.TB, n int) *diary {
 	t.Helper()
-	d := &diary{dir: filepath.Join(t.TempDir(), "log")}
+	d := &diary{dir: filepath.Join(t.TempDir(), "log"), durability: sneck.None}
 	m, err := sneck.Open(sneck.Options{Dir: d.dir, CheckpointAfter: -1, Durability: sneck.None})
 	if err != nil {
 		t.Fatal(err)
@@ -592,6 +625,75 @@ func TestRepairCheckpoint(t *testing.T) {
 	})
 }
 
+// A client record that is none, or that does not follow from those before it, is
+// damage as that of a file is: in a log it goes with all that is behind it, in a
+// checkpoint alone.
+func TestRepairClients(t *testing.T) {
+	c := lock.Client{ID: "session", Adapter: "nfs4", Addr: "a", TTL: time.Hour}
+	record := func(what conn.What, seq, generation uint64, c lock.Client) raw {
+		return conn.Change{What: what, Seq: seq, Generation: generation, Client: c}.AppendTo(nil)
+	}
+	other := c
+	other.Adapter = "smb"
+	good := record(conn.Began, 5, 5, c)
+	for name, bad := range map[string]raw{
+		"empty":                    {},
+		"unknown":                  {9, 7},
+		"cut":                      good[:len(good)-1],
+		"too long":                 append(slices.Clone(good), 0),
+		"without an id":            record(conn.Began, 7, 7, lock.Client{}),
+		"a generation to come":     record(conn.Updated, 7, 8, c),
+		"the same number again":    record(conn.Began, 5, 5, other),
+		"of another adapter":       record(conn.Updated, 7, 5, other),
+		"after a later generation": record(conn.Updated, 7, 4, c),
+	} {
+		after := record(conn.Began, 9, 9, lock.Client{ID: "later", Adapter: "nfs4"})
+		for _, inCheckpoint := range []bool{false, true} {
+			t.Run(fmt.Sprint(name, ", in a checkpoint ", inCheckpoint), func(t *testing.T) {
+				d := &diary{dir: filepath.Join(t.TempDir(), "log")}
+				file, left := segmentOf(d.dir, spot{1, 1, 0}), 1
+				var l *wal.Log
+				l, err := wal.Open(d.dir, wal.Options{Snapshot: func(emit func(wal.Kind, wal.Body) error) error {
+					return errors.Join(emit(wal.KindClient, good), emit(wal.KindClient, bad), emit(wal.KindClient, after))
+				}})
+				if err != nil {
+					t.Fatal(err)
+				}
+				if inCheckpoint {
+					file, left = checkpointOf(d.dir, 2), 2
+					err = l.Checkpoint(bg)
+				} else {
+					err = errors.Join(l.Append(wal.KindClient, good), l.Append(wal.KindClient, bad), l.Append(wal.KindClient, after))
+				}
+				if err = errors.Join(err, l.Close()); err != nil {
+					t.Fatal(err)
+				}
+				var damaged *wal.DamageError
+				if _, err := sneck.Open(sneck.Options{Dir: d.dir}); !errors.As(err, &damaged) || damaged.File != file || !errors.Is(err, wal.ErrRecord) || !strings.Contains(err.Error(), "client record") {
+					t.Fatalf("Open: %v", err)
+				}
+				unreadable := 0
+				if _, err := sneck.Records(d.dir, nil, func(r sneck.LogRecord) error {
+					if r.Err != nil {
+						unreadable++
+					}
+					return nil
+				}); err != nil || unreadable > 1 || unreadable == 0 && len(bad) < len(good)-1 {
+					t.Errorf("Records: %d cannot be read, %v", unreadable, err)
+				}
+				got, planned := d.repaired(t, file)
+				if len(got) != left || got[len(got)-1].File != "client session" {
+					t.Errorf("there are %v", got)
+				}
+				lost := 3 - left - unreadable
+				if planned.Lost.Clients != lost || planned.Lost.Changes+planned.Lost.States+planned.Lost.Files != 0 {
+					t.Errorf("lost are %+v, want %d of clients", planned.Lost, lost)
+				}
+			})
+		}
+	}
+}
+
 // What does not belong in a log goes, and into the copy; nothing is lost.
 func TestRepairStrangers(t *testing.T) {
 	base := keep(t, newRand(t), 60, -1, 60)
@@ -673,7 +775,7 @@ func TestRepairRandom(t *testing.T) {
 			}
 			if v.Held != nil { // only its tail is torn
 				m := d.open(t)
-				if err := d.justified(facts(table(m, lock.Filter{}))); err != nil {
+				if err := d.justified(everything(m)); err != nil {
 					t.Fatalf("%v: %v", what, err)
 				}
 				mustClose(t, m)
@@ -808,7 +910,7 @@ func TestLogToolsInUse(t *testing.T) {
 		default:
 		}
 		v, err := sneck.Verify(d.dir, nil)
-		if err != nil || v.Held == nil || !slices.Equal(facts(table(v.Held, lock.Filter{})), d.last()) {
+		if err != nil || v.Held == nil || !slices.Equal(everything(v.Held), d.last()) {
 			t.Fatalf("Verify: %+v, %v", v.Damage, err)
 		}
 	}
@@ -823,24 +925,108 @@ func TestCompact(t *testing.T) {
 	if _, err := os.Stat(d.dir + "x"); err == nil {
 		t.Error("it made a log")
 	}
+	// Some of it was reclaimed, some of it was not.
+	m := begin(t, d.dir, nil)
+	for i, h := range table(m, lock.Filter{}) {
+		if i%2 == 0 {
+			mustReclaimOn(t, m, h)
+		}
+	}
+	left := m.Grace().Unconfirmed
+	mustClose(t, m)
+	before, err := sneck.Inspect(d.dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	held, reserved := table(before, lock.Filter{}), shares(before)
+	mustEqual(t, "what is held", everything(before), d.last())
+	if left == 0 || left == len(held)+len(reserved) || len(reserved) == 0 || len(slices.Collect(before.Clients())) == 0 {
+		t.Fatalf("%d locks, %d shares, of which %d were not reclaimed", len(held), len(reserved), left)
+	}
+	files := 0
+	for f := range filesOf(d.last()) {
+		if !strings.HasPrefix(string(f), "client ") {
+			files++
+		}
+	}
+
 	c, err := sneck.Compact(d.dir, nil, nil)
-	if err != nil || c.After >= c.Before || c.Epoch != 3 || c.Locks != len(d.last()) || c.Files != len(filesOf(d.last())) {
+	if err != nil || c.After >= c.Before || c.Epoch != before.Epoch+1 || c.Locks != len(held) || c.Files != files {
 		t.Errorf("Compact: %+v, %v", c, err)
 	}
 	size, err := wal.Size(d.dir)
 	if err != nil || size != c.After {
 		t.Errorf("%d bytes, it says %+v", size, c)
 	}
-	m := d.open(t)
-	mustEqual(t, "what is held", facts(table(m, lock.Filter{})), d.last())
+	// Nothing is released, nothing is confirmed, and nothing has another id.
+	after, err := sneck.Inspect(d.dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	mustEqual(t, "the table", table(after, lock.Filter{}), held)
+	mustEqual(t, "all", everything(after), d.last())
+	m = reopened(t, d.dir, c.Epoch, held, shares(after)...)
+	mustReclaimAll(t, m)
+	mustEqual(t, "what is held", everything(m), d.last())
 	mustClose(t, m)
+}
+
+// mustReclaimOn reclaims h as it was.
+func mustReclaimOn(t tb, m *sneck.Manager, h lock.Held) {
+	t.Helper()
+	got, err := m.TryLock(bg, lock.Request{File: h.File, Owner: h.Owner, Range: h.Range, Mode: h.Mode, Reclaim: true})
+	if err != nil || factOf(got) != factOf(h) || got.Unconfirmed || got.Epoch != m.Epoch() {
+		t.Fatalf("%+v was reclaimed as %+v, %v", h, got, err)
+	}
+}
+
+// A grace period that no owner can take part in does not end while a log is made
+// smaller, however long that takes.
+func TestCompactTakesLong(t *testing.T) {
+	dir := t.TempDir()
+	m := begin(t, dir, nil)
+	mustTry(t, m, posix("a"), x, span(0, 9))
+	mustTry(t, m, smb("b"), x, span(10, 19))
+	mustShare(t, m, smb("b"), lock.Read, lock.Write)
+	mustBe(t, m.Connect(bg, lock.Client{ID: posix("a").Client, Adapter: "nfs4", TTL: time.Second}), nil)
+	mustBe(t, m.Connect(bg, lock.Client{ID: smb("b").Client, Adapter: "smb"}), nil)
+	mustClose(t, m)
+	before, err := sneck.Inspect(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	synctest.Test(t, func(t *testing.T) {
+		slow := slog.New(sleepy{slog.DiscardHandler})
+		if _, err := sneck.Compact(dir, nil, slow); err != nil {
+			t.Fatal(err)
+		}
+	})
+	after, err := sneck.Inspect(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	mustEqual(t, "the table", table(after, lock.Filter{}), table(before, lock.Filter{}))
+	mustEqual(t, "all", everything(after), everything(before))
+	if len(everything(after)) != 5 {
+		t.Errorf("%v", everything(after))
+	}
+}
+
+// sleepy is a logger that takes an hour for each line.
+type sleepy struct{ slog.Handler }
+
+func (s sleepy) Enabled(context.Context, slog.Level) bool { return true }
+
+func (s sleepy) Handle(context.Context, slog.Record) error {
+	time.Sleep(time.Hour)
+	return nil
 }
 
 // Records gives every record, and what they say leads to what is held.
 func TestRecords(t *testing.T) {
 	d := keep(t, newRand(t), 100, -1, 50)
-	kinds := map[string]int{}
-	locks := 0
+	kinds := map[string]int{} // "checkpoint client" and so on of the checkpoint
+	held := 0
 	last := int64(-1)
 	sum, err := sneck.Records(d.dir, func(done, total int64) {
 		if done < last || done > total {
@@ -848,20 +1034,31 @@ func TestRecords(t *testing.T) {
 		}
 		last = done
 	}, func(r sneck.LogRecord) error {
-		kinds[r.Kind.String()]++
-		if r.Err != nil || (r.Change != nil) != (r.Kind == wal.KindFile) || (r.State != nil) != (r.Kind == wal.KindState) {
+		where := ""
+		if strings.HasPrefix(filepath.Base(r.Entry.File), "checkpoint-") {
+			where = "checkpoint "
+		}
+		kinds[where+r.Kind.String()]++
+		if r.Err != nil || (r.Change != nil) != (r.Kind == wal.KindFile) || (r.State != nil) != (r.Kind == wal.KindState) || (r.Client != nil) != (r.Kind == wal.KindClient) {
 			t.Errorf("%+v", r)
 		}
-		if r.State != nil {
-			locks += len(r.State.Locks)
+		switch {
+		case r.State != nil:
+			held += len(r.State.Locks) + len(r.State.Shares)
+		case where != "" && r.Client != nil:
+			kinds[r.Client.What.String()]++
+			if r.Client.What != conn.Mark {
+				held++
+			}
 		}
 		return nil
 	})
-	if err != nil || uint64(kinds["file"]+kinds["walked"]) != sum.Records || kinds["walked"] != 1 || kinds["begin"] != 1 || kinds["epoch"] != 1 || kinds["state"] == 0 {
+	if err != nil || uint64(kinds["file"]+kinds["client"]+kinds["walked"]) != sum.Records || kinds["client"] == 0 || kinds["walked"] != 1 ||
+		kinds["checkpoint begin"] != 1 || kinds["checkpoint epoch"] != 1 || kinds["checkpoint state"] == 0 || kinds["checkpoint client"] == 0 || kinds["mark"] != 1 {
 		t.Errorf("%v, %+v, %v", kinds, sum, err)
 	}
-	if want := len(d.upTo(spot{2, 1, 0})); locks != want {
-		t.Errorf("the checkpoint has %d locks, want %d", locks, want)
+	if want := len(d.upTo(spot{2, 1, 0})); held != want {
+		t.Errorf("the checkpoint has %d locks, shares and clients, want %d", held, want)
 	}
 	if last <= 0 {
 		t.Error("nobody was told how far it was")
@@ -895,7 +1092,62 @@ func TestRepairKeepsEpoch(t *testing.T) {
 	if got, r := d.repaired(t, path); r.Held.Epoch != 4 || len(got) > 0 {
 		t.Errorf("epoch %d, %v", r.Held.Epoch, got)
 	}
+	// Or that of an open, of what was reclaimed, or the end of a grace period.
+	for name, last := range map[string]func(t *testing.T, m *sneck.Manager){
+		"open":    func(t *testing.T, m *sneck.Manager) { mustShare(t, m, smb("b"), lock.Write, 0) },
+		"reclaim": func(t *testing.T, m *sneck.Manager) { mustReclaim(t, m, posix("a"), x, span(0, 9)) },
+		"end":     func(t *testing.T, m *sneck.Manager) { mustBe(t, m.EndGrace(bg), nil) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			d := &diary{dir: filepath.Join(t.TempDir(), "log")}
+			for life := range 4 {
+				m := begin(t, d.dir, nil)
+				if life == 0 {
+					mustTry(t, m, posix("a"), x, span(0, 9))
+					mustShare(t, m, smb("b"), lock.Read, 0)
+				}
+				if life == 3 {
+					mustBe(t, m.Checkpoint(bg), nil)
+					last(t, m)
+				}
+				mustClose(t, m)
+			}
+			path := checkpointOf(d.dir, 2)
+			if err := os.Truncate(path, 0); err != nil {
+				t.Fatal(err)
+			}
+			if got, r := d.repaired(t, path); r.Held.Epoch != 4 || len(got) > 0 {
+				t.Errorf("epoch %d, %v", r.Held.Epoch, got)
+			}
+		})
+	}
+	// And so it does when the checkpoint has nothing of it but an open.
+	d = &diary{dir: filepath.Join(t.TempDir(), "log")}
+	l, err := wal.Open(d.dir, wal.Options{Snapshot: func(emit func(wal.Kind, wal.Body) error) error {
+		return emit(wal.KindState, openState)
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(l.Checkpoint(bg), l.Close()); err != nil {
+		t.Fatal(err)
+	}
+
+	path = checkpointOf(d.dir, 2)
+	whole, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	write(t, path, append(whole, 1)) // what it has is written again
+	if got, r := d.repaired(t, path); r.Held.Epoch != 4 || len(got) != 1 {
+		t.Errorf("epoch %d, %v", r.Held.Epoch, got)
+	}
 }
+
+// openState is the record of a file on which there is one share reservation, of
+// epoch 4.
+var openState = raw(append(append([]byte{2, 4}, "file"...), 1, byte(lock.SMB), 1, 'c', 1, 'i', 0, 0, 0, // one owner, no locks
+	1, 0, byte(lock.Read), 0, 0, 0, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x40, 2))
 
 // otherVersion is the first entry of a segment, of a later format.
 func otherVersion(segment []byte) []byte {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"iter"
+	"log/slog"
 
 	"sneck/lock"
 	"sneck/shard"
@@ -17,12 +18,19 @@ type Manager struct {
 	table *shard.Table
 	log   *wal.Log // nil: memory only
 	epoch uint64
+
+	clients  *clientele
+	grace    reclaiming
+	logger   *slog.Logger
+	courtesy bool // some adapter has it
 }
 
 // Close ends the manager: everybody in line gets ErrClosed, and so does every
 // later change, unless it had halted before and says so still. What is held stays in the log. Looking is still possible. Only
 // the first Close does anything.
 func (m *Manager) Close() error {
+	m.grace.stop()
+	m.clients.stop()
 	m.table.Fail(lock.ErrClosed)
 	if m.log == nil {
 		return nil
@@ -30,12 +38,18 @@ func (m *Manager) Close() error {
 	return m.log.Close()
 }
 
-func ready(r *lock.Request) error {
+// check is why r cannot be asked for now, or nil.
+func (m *Manager) check(r *lock.Request) error {
 	if err := r.Validate(); err != nil {
 		return err
 	}
 	if r.Reclaim {
-		return fmt.Errorf("%s on %s of %q: %w", r.Owner, r.Range, r.File, lock.ErrNoGrace)
+		if err := m.ready(); err != nil {
+			return err
+		}
+		if err := m.mayReclaim(r.Owner.Client); err != nil {
+			return fmt.Errorf("%s on %s of %q: %w", r.Owner, r.Range, r.File, err)
+		}
 	}
 	return nil
 }
@@ -51,10 +65,15 @@ func ready(r *lock.Request) error {
 // It may fail with ErrConflict, ErrRange, ErrInvalid, ErrNoGrace, ErrHalted or
 // ErrClosed. ctx is not looked at: nothing is waited for but the log.
 func (m *Manager) TryLock(_ context.Context, r lock.Request) (lock.Held, error) {
-	if err := ready(&r); err != nil {
+	if err := m.check(&r); err != nil {
 		return lock.Held{}, err
 	}
-	return m.table.TryLock(r)
+	for {
+		h, err := m.table.TryLock(r, m.session(r.Owner.Client))
+		if !m.giveWay(err) {
+			return h, err
+		}
+	}
 }
 
 // MaxBatch is how many requests TryLockAll takes, so that a record has a bound.
@@ -71,7 +90,7 @@ func (m *Manager) TryLockAll(_ context.Context, rs []lock.Request) ([]lock.Held,
 		return nil, &lock.LimitError{What: "requests in a batch", Limit: MaxBatch}
 	}
 	for i := range rs {
-		if err := ready(&rs[i]); err != nil {
+		if err := m.check(&rs[i]); err != nil {
 			return nil, fmt.Errorf("request %d: %w", i, err)
 		}
 		if rs[i].File != rs[0].File {
@@ -81,7 +100,12 @@ func (m *Manager) TryLockAll(_ context.Context, rs []lock.Request) ([]lock.Held,
 	if len(rs) == 0 {
 		return nil, nil
 	}
-	return m.table.TryLockAll(rs)
+	for {
+		hs, err := m.table.TryLockAll(rs, m.session)
+		if !m.giveWay(err) {
+			return hs, err
+		}
+	}
 }
 
 // Lock waits in line for r, behind everybody who came before and whom r would
@@ -93,10 +117,13 @@ func (m *Manager) TryLockAll(_ context.Context, rs []lock.Request) ([]lock.Held,
 // owner, client or file was released meanwhile), ErrRange, ErrInvalid,
 // ErrNoGrace, ErrHalted or ErrClosed.
 func (m *Manager) Lock(ctx context.Context, r lock.Request) (lock.Held, error) {
-	if err := ready(&r); err != nil {
+	if r.Reclaim { // it needs not wait, and must not
+		return m.TryLock(ctx, r)
+	}
+	if err := m.check(&r); err != nil {
 		return lock.Held{}, err
 	}
-	return m.table.Lock(ctx, r, false)
+	return m.table.Lock(ctx, r, false, m.session(r.Owner.Client))
 }
 
 // Enqueue is Lock without a goroutine that waits. Unless it fails itself, done
@@ -106,13 +133,21 @@ func (m *Manager) Lock(ctx context.Context, r lock.Request) (lock.Held, error) {
 // waiter whose owner got the lock in another way meanwhile: a grant that changes
 // nothing has the id of the lock that is there.
 func (m *Manager) Enqueue(r lock.Request, done func(lock.Held, error)) (lock.ID, error) {
-	if err := ready(&r); err != nil {
-		return 0, err
-	}
 	if done == nil {
 		return 0, &lock.InvalidError{Field: "done", Reason: "it is nil"}
 	}
-	return m.table.Enqueue(r, done)
+	if r.Reclaim { // it needs not wait, and must not
+		h, err := m.TryLock(context.Background(), r)
+		if err != nil {
+			return 0, err
+		}
+		go done(h, nil)
+		return h.ID, nil
+	}
+	if err := m.check(&r); err != nil {
+		return 0, err
+	}
+	return m.table.Enqueue(r, m.session(r.Owner.Client), done)
 }
 
 // Cancel takes a waiter out of the line: it will never be granted, and is told
@@ -147,7 +182,7 @@ func (m *Manager) Upgrade(ctx context.Context, f lock.FileKey, o lock.Owner, r l
 	if o.Semantics == lock.SMB {
 		return lock.Held{}, &lock.InvalidError{Field: "Owner.Semantics", Reason: "SMB locks are not converted: unlock and lock again"}
 	}
-	return m.table.Lock(ctx, lock.Request{File: f, Owner: o, Range: r, Mode: lock.Exclusive}, true)
+	return m.table.Lock(ctx, lock.Request{File: f, Owner: o, Range: r, Mode: lock.Exclusive}, true, m.session(o.Client))
 }
 
 func valid(f lock.FileKey, o lock.Owner, r lock.Range) error {
@@ -170,7 +205,9 @@ func (m *Manager) Test(r lock.Request) (lock.Held, bool) {
 	return m.table.Test(r)
 }
 
-// CheckIO is the lock that denies o to read or write r, if any. SMB locks deny
+// CheckIO is what denies o to read or write r, if anything. A share reservation
+// of another owner that denies such access is given as a lock on the whole file.
+// SMB locks deny
 // everybody: an exclusive one all I/O of others, a shared one every write, its
 // holder's too. POSIX and OFD locks are advisory to POSIX and OFD owners, but
 // deny SMB owners as SMB locks do (MS-FSA 2.1.4.10). It waits for nobody and
@@ -182,7 +219,7 @@ func (m *Manager) CheckIO(f lock.FileKey, o lock.Owner, r lock.Range, write bool
 // HasOwner reports whether o holds any lock on f.
 func (m *Manager) HasOwner(f lock.FileKey, o lock.Owner) bool { return m.table.HasOwner(f, o) }
 
-// ReleaseOwner lets go of all that o holds on f, and takes o's waiters there
+// ReleaseOwner lets go of all that o holds on f, locks and share reservation, and takes o's waiters there
 // out of the line with ErrReleased: the owner is gone. An owner that lives on
 // and only drops its locks, as a POSIX process does when it closes any of its
 // descriptors, wants Unlock of the whole file. It returns how many locks it
@@ -195,13 +232,21 @@ func (m *Manager) ReleaseOwner(_ context.Context, f lock.FileKey, o lock.Owner) 
 }
 
 // ReleaseClient lets go of all that any owner of the client holds on any file,
-// and takes their waiters out of the line with ErrReleased. It returns how many
-// locks it released, and fails with ErrHalted or ErrClosed.
+// locks and share reservations,
+// and takes their waiters out of the line with ErrReleased. Requests of the client
+// that are under way leave nothing behind, if it is connected; it stays so. It
+// returns how many locks it released, and fails with ErrHalted or ErrClosed.
 func (m *Manager) ReleaseClient(_ context.Context, client string) (int, error) {
-	return m.table.ReleaseClient(client)
+	if s := m.clients.Lookup(client); s != nil {
+		return m.renewed(s)
+	}
+	n, err := m.table.ReleaseClient(client)
+	m.reclaimsNothing(client)
+	return n, err
 }
 
 // ReleaseFile lets go of all that anybody holds on f, which has been deleted,
+// locks and share reservations,
 // and takes all waiters there out of the line with ErrReleased. It returns how
 // many locks it released, and fails with ErrInvalid, ErrHalted or ErrClosed.
 func (m *Manager) ReleaseFile(_ context.Context, f lock.FileKey) (int, error) {
@@ -209,6 +254,19 @@ func (m *Manager) ReleaseFile(_ context.Context, f lock.FileKey) (int, error) {
 		return 0, err
 	}
 	return m.table.ReleaseFile(f)
+}
+
+// Revoke takes one lock or share reservation away from whoever holds it, and wakes
+// whom that lets in. The reason goes to the log output. The owner is not told: its
+// protocol has to, if it can. A revoked lock cannot be reclaimed after a restart.
+// It fails with ErrNotFound, ErrHalted or ErrClosed.
+func (m *Manager) Revoke(_ context.Context, id lock.ID, reason string) error {
+	h, err := m.table.Revoke(id)
+	if err != nil {
+		return err
+	}
+	m.logger.Warn("lock revoked", "id", id, "file", h.File, "owner", h.Owner, "range", h.Range, "mode", h.Mode, "reason", reason)
+	return nil
 }
 
 // Epoch is the server epoch: it grows with every Open of a log directory, and
@@ -223,6 +281,48 @@ func (m *Manager) Locks(q lock.Filter) iter.Seq[lock.Held] { return m.table.Lock
 // Waiters yields who stands in line and matches, of each file in the order in
 // which they came.
 func (m *Manager) Waiters(q lock.Filter) iter.Seq[lock.Waiting] { return m.table.Waiters(q) }
+
+// OpenShare reserves s.Access on the file for s.Owner and denies s.Deny to all
+// other owners, of whatever protocol, until CloseShare. Unless an owner has
+// reserved or denied otherwise: a [lock.ConflictError] with its ShareHolder says
+// who. A further open of the same owner adds to what it has (RFC 8881 9.7, MS-FSA
+// 2.1.5.1.2). Locks do not mind share reservations, and share reservations do
+// not mind locks; CheckIO minds both.
+//
+// It may fail with ErrConflict, ErrInvalid, ErrNoGrace, ErrHalted or ErrClosed.
+// ctx is not looked at: nothing is waited for but the log.
+func (m *Manager) OpenShare(_ context.Context, s lock.Share) error {
+	if err := s.Validate(); err != nil {
+		return err
+	}
+	if s.Reclaim {
+		if err := m.ready(); err != nil {
+			return err
+		}
+		if err := m.mayReclaim(s.Owner.Client); err != nil {
+			return fmt.Errorf("share of %s on %q: %w", s.Owner, s.File, err)
+		}
+	}
+	for {
+		err := m.table.OpenShare(s, m.session(s.Owner.Client))
+		if !m.giveWay(err) {
+			return err
+		}
+	}
+}
+
+// CloseShare lets go of all that o has reserved on f, by however many opens. It
+// fails with ErrNotFound if that is nothing, ErrInvalid, ErrHalted or ErrClosed.
+func (m *Manager) CloseShare(_ context.Context, f lock.FileKey, o lock.Owner) error {
+	if err := valid(f, o, lock.WholeFile()); err != nil {
+		return err
+	}
+	return m.table.CloseShare(f, o)
+}
+
+// Shares yields the share reservations that match, file by file in no order, of
+// each file in the order in which their owners came.
+func (m *Manager) Shares(q lock.Filter) iter.Seq[lock.Share] { return m.table.Shares(q) }
 
 // Checkpoint replaces the log by what is held now, while traffic goes on, and
 // returns when the files that it replaces are gone. One happens by itself when
@@ -242,6 +342,7 @@ func (m *Manager) Checkpoint(ctx context.Context) error {
 // Stats are counts for gauges and counters. They are not taken at one moment.
 type Stats struct {
 	Locks    int    // ranges held
+	Shares   int    // share reservations
 	Files    int    // files with a lock or waiter
 	Clients  int    // clients that hold or wait
 	Waiters  int    // requests that stand in line
@@ -254,7 +355,7 @@ type Stats struct {
 // Stats counts what there is now.
 func (m *Manager) Stats() Stats {
 	t := m.table.Stats()
-	s := Stats{Locks: t.Locks, Files: t.Files, Clients: t.Clients, Waiters: t.Waiters, Epoch: m.epoch}
+	s := Stats{Locks: t.Locks, Shares: t.Shares, Files: t.Files, Clients: t.Clients, Waiters: t.Waiters, Epoch: m.epoch}
 	if m.log != nil {
 		s.Log = m.log.Stats()
 		s.LogBytes = s.Log.Bytes + s.Log.CheckpointBytes

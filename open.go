@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 
+	"sneck/conn"
 	"sneck/lock"
 	"sneck/shard"
 	"sneck/wal"
@@ -13,7 +14,8 @@ import (
 
 // Open opens the lock manager. With a log directory it repairs the log's tail,
 // replays the log, and makes the next server epoch durable before it returns;
-// locks that the log holds are held by their owners as before.
+// what the log holds is held by its owners as before, but unconfirmed: the grace
+// period begins, in which they may reclaim it.
 //
 // Only one Manager can have a directory open. Open fails, and changes nothing
 // in it, when the log is damaged anywhere but at its tail (the error is a
@@ -23,16 +25,26 @@ func Open(o Options) (*Manager, error) {
 	if err := o.validate(); err != nil {
 		return nil, err
 	}
-	m := &Manager{table: shard.New(o.Shards), epoch: 1}
+	if o.GracePeriod == 0 {
+		o.GracePeriod = defaultGrace
+	}
+	m := &Manager{table: shard.New(o.Shards), epoch: 1, clients: newClientele(o.Adapters), logger: o.Logger}
+	if m.logger == nil {
+		m.logger = slog.New(slog.DiscardHandler)
+	}
+	m.table.Limit(o.Limits.complete())
+	for _, a := range o.Adapters {
+		m.courtesy = m.courtesy || a.Courtesy
+	}
+	if m.courtesy {
+		m.table.OnBlocked(func(client string) { m.yield(m.clients.Lookup(client)) })
+	}
 	if o.Dir == "" {
 		m.table.Begin(m.epoch, nil)
-		return m, nil
+		return m, m.beginGrace(&o, 0)
 	}
-	log := o.Logger
-	if log == nil {
-		log = slog.New(slog.DiscardHandler)
-	}
-	last := replay{table: m.table}
+	log := m.logger
+	last := replay{table: m.table, clients: m.clients.Table}
 	// A large log may want a checkpoint at its first record.
 	begun, gaveUp := make(chan struct{}), make(chan struct{})
 	l, err := wal.Open(o.Dir, wal.Options{
@@ -66,8 +78,16 @@ func Open(o Options) (*Manager, error) {
 	if err := l.Append(wal.KindEpoch, epochBody(m.epoch)); err != nil {
 		return fail(fmt.Errorf("starting epoch %d in %s: %w", m.epoch, o.Dir, err))
 	}
-	m.table.Begin(m.epoch, journal{l})
+	for range m.clients.Clients("") {
+		m.clients.ended.any.Store(true)
+		break
+	}
+	unconfirmed := m.table.Begin(m.epoch, journal{l})
 	close(begun)
+	if err := m.beginGrace(&o, unconfirmed); err != nil {
+		return nil, errors.Join(fmt.Errorf("releasing what was held before epoch %d in %s: %w", m.epoch, o.Dir, err), m.Close())
+	}
+	m.arm()
 	log.Info("lock table opened", "dir", o.Dir, "epoch", m.epoch, "locks", m.table.Stats().Locks)
 	return m, nil
 }
@@ -77,14 +97,18 @@ func (m *Manager) snapshot(emit func(wal.Kind, wal.Body) error) error {
 	if err := emit(wal.KindEpoch, epochBody(m.epoch)); err != nil {
 		return err
 	}
+	if err := m.clients.Snapshot(func(c conn.Change) error { return emit(wal.KindClient, c) }); err != nil {
+		return err
+	}
 	return m.table.Snapshot(func(b shard.Body) error { return emit(wal.KindState, b) })
 }
 
 // replay puts the records of a log into a table.
 type replay struct {
-	table *shard.Table
-	epoch uint64
-	base  uint64 // generation of the checkpoint
+	table   *shard.Table
+	clients *conn.Table
+	epoch   uint64
+	base    uint64 // generation of the checkpoint
 	// window: the records come from the time while the checkpoint was walked.
 	// A checkpoint of which a repair has cut something out leaves it open.
 	window, cut bool
@@ -103,6 +127,8 @@ func (r *replay) apply(e wal.Entry) error {
 		return r.table.Replay(e.Body, r.window)
 	case wal.KindState:
 		return r.table.Restore(e.Body)
+	case wal.KindClient:
+		return r.clients.Replay(e.Body)
 	case wal.KindBegin:
 		r.base, r.window = e.Generation, true
 		return nil

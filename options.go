@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"sneck/lock"
+	"sneck/shard"
 )
 
 // Durability says when a change is acknowledged.
@@ -51,6 +52,14 @@ type Options struct {
 	Shards       int           // rounded up to a power of two; default 4 × GOMAXPROCS, at least 16; at most 65536
 	Logger       *slog.Logger  // nil = silent
 
+	// GracePeriod is how long the owners of locks that were held before a restart
+	// have to reclaim them. Default 90 s; < 0 = no grace period: they are released
+	// at Open.
+	GracePeriod time.Duration
+	StrictGrace bool                      // refuse every new lock in grace, not only those that may collide
+	Limits      Limits                    // how much there may be
+	Adapters    map[string]AdapterOptions // by Client.Adapter
+
 	// CheckpointAfter is how many bytes of log there may be before a checkpoint
 	// replaces them by what is held: the disk then has the locks that are held,
 	// twice while a checkpoint is written, and about so many bytes. When a
@@ -60,6 +69,37 @@ type Options struct {
 	// SegmentSize is the size in bytes of a file of the log, about. The one that
 	// is written is also in memory. Default 4 MiB; at most 1 GiB.
 	SegmentSize int
+}
+
+const defaultGrace = 90 * time.Second
+
+// Limits say how much there may be of what; 0 = the default, < 0 = as much as
+// comes. What counts are ranges held; for a client and in all also requests in
+// line, each of which has the place of the range that it will be. What asks for
+// more is refused with a [lock.LimitError] that says which limit; on a file also
+// somebody in line, when his turn comes. An unlock is never refused: one that cuts
+// a range in two leaves two, also if there are more then than the limit allows. Nor
+// is a reclaim.
+type Limits struct {
+	LocksPerFile   int // default 1,000
+	LocksPerClient int // default 10,000
+	LocksTotal     int // default 1,000,000
+	WaitersPerFile int // default 1,000
+	WaitersTotal   int // default 100,000
+}
+
+// complete fills in the defaults.
+func (l Limits) complete() shard.Limits {
+	or := func(n, otherwise int) int {
+		if n == 0 {
+			return otherwise
+		}
+		return max(n, 0)
+	}
+	return shard.Limits{
+		LocksPerFile: or(l.LocksPerFile, 1000), LocksPerClient: or(l.LocksPerClient, 10_000), LocksTotal: or(l.LocksTotal, 1_000_000),
+		WaitersPerFile: or(l.WaitersPerFile, 1000), WaitersTotal: or(l.WaitersTotal, 100_000),
+	}
 }
 
 const (
@@ -73,6 +113,11 @@ func (o *Options) validate() error {
 	}
 	if o.Shards < 0 || o.Shards > maxShards {
 		return &lock.InvalidError{Field: "Options.Shards", Reason: fmt.Sprintf("%d is not in 0..%d", o.Shards, maxShards)}
+	}
+	for name, a := range o.Adapters {
+		if a.TTL < 0 || a.MaxConnections < 0 {
+			return &lock.InvalidError{Field: fmt.Sprintf("Options.Adapters[%q]", name), Reason: fmt.Sprintf("TTL %v, MaxConnections %d: negative", a.TTL, a.MaxConnections)}
+		}
 	}
 	if o.SyncInterval < 0 {
 		return &lock.InvalidError{Field: "Options.SyncInterval", Reason: fmt.Sprintf("%v is negative", o.SyncInterval)}

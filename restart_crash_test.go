@@ -75,7 +75,7 @@ func (p *play) call(m, mem *sneck.Manager, c func(*sneck.Manager) error) error {
 	if err := c(mem); err != nil {
 		p.t.Fatal(err)
 	}
-	p.tables = append(p.tables, facts(table(mem, lock.Filter{})))
+	p.tables = append(p.tables, everything(mem))
 	p.fs.Mark(moment{begun: n, acked: n - 1, epoch: m.Epoch()})
 	err := c(m)
 	if err == nil {
@@ -85,7 +85,8 @@ func (p *play) call(m, mem *sneck.Manager, c func(*sneck.Manager) error) error {
 }
 
 // run is the script: two lives, a checkpoint in each, and somebody who waits all
-// the time. It ends with the first error but one of a checkpoint, which is no
+// the time. In the second all is reclaimed first, which changes nothing in what is
+// held. It ends with the first error but one of a checkpoint, which is no
 // reason not to go on. m is the Manager then, if there is one.
 func (p *play) run(calls int) (m *sneck.Manager, err error) {
 	mem := mustOpen(p.t, "")
@@ -95,6 +96,13 @@ func (p *play) run(calls int) (m *sneck.Manager, err error) {
 			return nil, err
 		}
 		p.lives++
+		if p.lives > 1 {
+			mustEqual(p.t, "what is there in the second life", everything(m), p.tables[len(p.tables)-1])
+			graceIs(p.t, m, true, mem.Stats().Locks+mem.Stats().Shares)
+		}
+		if err := reclaimAll(m); err != nil {
+			return m, err
+		}
 		held := ask(posix("holder"), x, span(0, 9))
 		held.File = playWaits
 		if err := p.call(m, mem, func(m *sneck.Manager) error { _, err := m.TryLock(bg, held); return err }); err != nil {
@@ -162,7 +170,7 @@ func (p *play) check(what string, im *crashfs.Image, at moment, lossy bool) {
 		from = 0
 	}
 	held := table(m, lock.Filter{})
-	got := facts(held)
+	got, n := everything(m), len(held)+len(shares(m))
 	ok := false
 	for _, want := range p.tables[from : at.begun+1] {
 		ok = ok || slices.Equal(got, want)
@@ -173,18 +181,41 @@ func (p *play) check(what string, im *crashfs.Image, at moment, lossy bool) {
 	if m.Epoch() <= at.epoch {
 		t.Fatalf("%s: epoch %d after %d", what, m.Epoch(), at.epoch)
 	}
+	mustEqual(t, what, held, marked(held, true))
+	graceIs(t, m, n > 0, n)
 	later := mustTry(t, m, posix("later"), x, span(0, 9))
 	for _, h := range held {
 		if h.ID == later.ID {
 			t.Fatalf("%s: id %d is given out again", what, h.ID)
 		}
 	}
+	// Half of it is reclaimed: all of that, and nothing else, is confirmed now.
+	ids := map[lock.ID]bool{later.ID: true}
+	for _, h := range held {
+		ids[h.ID] = true
+	}
+	for i, h := range held {
+		if i%2 == 0 {
+			continue
+		}
+		got, err := m.TryLock(bg, lock.Request{File: h.File, Owner: h.Owner, Range: h.Range, Mode: h.Mode, Reclaim: true})
+		if err != nil || factOf(got) != factOf(h) || got.Unconfirmed || ids[got.ID] {
+			t.Fatalf("%s: reclaimed as %+v, %v: %+v", what, got, err, h)
+		}
+	}
+	graceIs(t, m, n > 0, n-len(held)/2)
 	want := table(m, lock.Filter{})
+	mustEqual(t, what, everything(m), slices.SortedFunc(slices.Values(append(got, factOf(later))), compareFacts))
+	epoch := m.Epoch()
 	mustClose(t, m)
 	if m, err = sneck.Open(o); err != nil {
 		t.Fatalf("%s, and opened again: %v", what, err)
 	}
-	mustEqual(t, what, table(m, lock.Filter{}), want)
+	if m.Epoch() <= epoch {
+		t.Fatalf("%s: epoch %d after %d", what, m.Epoch(), epoch)
+	}
+	mustEqual(t, what, table(m, lock.Filter{}), marked(want, true))
+	mustEqual(t, what, everything(m), slices.SortedFunc(slices.Values(append(got, factOf(later))), compareFacts))
 	mustClose(t, m)
 }
 

@@ -167,11 +167,14 @@ func TestRestartHalted(t *testing.T) {
 			t.Errorf("nobody asked for %v", f)
 		}
 	}
-	mustEqual(t, "what Inspect saw", facts(table(snap, lock.Filter{})), got)
+	mustEqual(t, "what Inspect saw", marked(table(snap, lock.Filter{}), true), table(n, lock.Filter{}))
+	graceIs(t, n, true, len(got))
 	if _, err := n.TryLock(bg, ask(posix("z"), x, span(50, 59))); err != nil {
 		t.Errorf("after all: %v", err)
 	}
+	mustBeInTheWay(t, n, ask(w, x, span(0, 9)), marked([]lock.Held{first}, true)[0])
 	mustUnlock(t, n, a, span(0, 9))
 	mustTry(t, n, w, x, span(0, 9))
+	graceIs(t, n, len(got) > 1, len(got)-1)
 	mustClose(t, n)
 }

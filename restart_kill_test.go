@@ -20,8 +20,8 @@ import (
 )
 
 // The test that kills a process: the test binary runs itself as the victim,
-// which opens a log directory and has workers lock and unlock as fast as they
-// can. Every worker writes to a pipe which operation it begins, and when it has
+// which opens a log directory, has every owner reclaim what it held, and then has
+// workers lock and unlock as fast as they can. Every worker writes to a pipe which operation it begins, and when it has
 // been acknowledged. What a worker does follows from the seed and the
 // operation's number alone, so the witness at the other end of the pipe can do
 // the same on a Manager in memory.
@@ -53,7 +53,8 @@ func newWorker(seed uint64, i int) *worker {
 type operation struct {
 	file             lock.FileKey
 	own, shared, hot lock.Request
-	k                int // 0 to 19: what to do
+	share            lock.Share
+	k                int // 0 to 21: what to do
 }
 
 // operation is the worker's n-th one.
@@ -64,7 +65,10 @@ func (w *worker) operation(n int) operation {
 	own := lock.Request{File: f, Owner: w.owner, Range: span(first, first+uint64(r.IntN(10))), Mode: []lock.Mode{s, x}[r.IntN(2)]}
 	shared := lock.Request{File: f, Owner: w.owner, Range: span(uint64(r.IntN(50)), uint64(50+r.IntN(50))), Mode: s}
 	hot := lock.Request{File: "file 0", Owner: w.owner, Range: span(100, 100), Mode: x}
-	return operation{file: f, own: own, shared: shared, hot: hot, k: r.IntN(20)}
+	k := r.IntN(22)
+	// Denying nothing, so that it is up to nobody else.
+	reserved := lock.Share{File: f, Owner: w.owner, Access: lock.Access(r.IntN(8))}
+	return operation{file: f, own: own, shared: shared, hot: hot, share: reserved, k: k}
 }
 
 // releasesClient reports whether operation n is one of many files, each of
@@ -101,9 +105,13 @@ func (w *worker) do(m *sneck.Manager, n int) {
 	case k < 19:
 		_, err := m.ReleaseOwner(bg, f, w.owner)
 		must(err)
-	default:
+	case k < 20:
 		_, err := m.ReleaseClient(bg, w.owner.Client)
 		must(err)
+	case k < 21:
+		must(m.OpenShare(bg, op.share))
+	default:
+		must(m.CloseShare(bg, f, w.owner), lock.ErrNotFound)
 	}
 }
 
@@ -123,6 +131,7 @@ func victim(dir string) {
 	// So small that checkpoints are always under way.
 	m, err := sneck.Open(sneck.Options{Dir: dir, Durability: durability, SegmentSize: 4 << 10, CheckpointAfter: 8 << 10})
 	must(err)
+	must(reclaimAll(m))
 	for i, from := range strings.Split(os.Getenv(victimFromEnv), ",") {
 		n, err := strconv.Atoi(from)
 		must(err)
@@ -213,7 +222,7 @@ func (r *mirror) until(n int) []fact {
 	for ; r.next < n; r.next++ {
 		r.w.do(r.m, r.next)
 	}
-	return facts(table(r.m, lock.Filter{}))
+	return everything(r.m)
 }
 
 // someFilesOf reports whether got is what was held before on some of the files,
@@ -275,7 +284,11 @@ func TestRestartKilled(t *testing.T) {
 		}
 		epoch = m.Epoch()
 		all := table(m, lock.Filter{})
-		mustEqual(t, "the table after Inspect", all, seen)
+		mustEqual(t, "the table after Inspect", all, marked(seen, true))
+		mustEqual(t, "the shares after Inspect", shares(m), shares(snap))
+		strange := everything(m)
+		graceIs(t, m, len(strange) > 0, len(strange))
+		mustEqual(t, "what there is", len(strange), len(all)+len(shares(m)))
 		under := 0
 		for i, mirror := range mirrors {
 			w := mirror.w
@@ -283,7 +296,7 @@ func TestRestartKilled(t *testing.T) {
 				t.Fatalf("worker %d began %d operations and was acknowledged %d", i, begun[i], done[i])
 			}
 			acknowledged += done[i] - from[i]
-			got := facts(table(m, lock.Filter{Owner: &w.owner}))
+			got := slices.DeleteFunc(everything(m), func(f fact) bool { return !f.Owner.Same(w.owner) })
 			before := mirror.until(done[i])
 			switch {
 			case slices.Equal(got, before):
@@ -298,12 +311,10 @@ func TestRestartKilled(t *testing.T) {
 				t.Errorf("life %d, worker %d: %d operations acknowledged, %d begun; it holds\n\t%v\nwant\n\t%v\nor\n\t%v",
 					life, i, done[i], begun[i], got, before, mirror.until(begun[i]))
 			}
-			for _, h := range table(m, lock.Filter{Owner: &w.owner}) {
-				all = slices.DeleteFunc(all, func(g lock.Held) bool { return g == h })
-			}
+			strange = slices.DeleteFunc(strange, func(f fact) bool { return f.Owner == w.owner })
 		}
-		if len(all) > 0 {
-			t.Errorf("nobody asked for %+v", all)
+		if len(strange) > 0 {
+			t.Errorf("nobody asked for %v", strange)
 		}
 		now := make(map[lock.ID]fact)
 		for _, f := range []lock.FileKey{"file 0", "file 1", "file 2"} {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -20,19 +21,32 @@ import (
 )
 
 // reopened opens what a Manager has left in dir and fails unless it is in a
-// higher epoch and holds exactly the same, down to ids, times and the display
-// fields of owners. It returns the new Manager.
-func reopened(t testing.TB, dir string, epoch uint64, want []lock.Held) *sneck.Manager {
+// higher epoch and holds exactly the same, down to ids, epochs, times and the
+// display fields of owners, all of it unconfirmed and in grace for whoever held
+// it. It returns the new Manager.
+func reopened(t testing.TB, dir string, epoch uint64, want []lock.Held, reserved ...lock.Share) *sneck.Manager {
 	t.Helper()
 	m := open(t, dir)
 	if m.Epoch() <= epoch {
 		t.Errorf("epoch %d after %d", m.Epoch(), epoch)
 	}
-	got := table(m, lock.Filter{})
-	mustEqual(t, "the table", got, want)
+	mustEqual(t, "the table", table(m, lock.Filter{}), marked(want, true))
+	mustEqual(t, "the shares", shares(m), reserved)
 	mustIdle(t, m)
-	if st := m.Stats(); st.Locks != len(want) || st.Epoch != m.Epoch() || st.LogBytes <= 0 {
-		t.Errorf("%+v with %d locks", st, len(want))
+	if st := m.Stats(); st.Locks != len(want) || st.Shares != len(reserved) || st.Epoch != m.Epoch() || st.LogBytes <= 0 {
+		t.Errorf("%+v with %d locks and %d shares", st, len(want), len(reserved))
+	}
+	n := len(want) + len(reserved)
+	graceIs(t, m, n > 0, n)
+	holders := make(map[string]bool)
+	for _, h := range want {
+		holders[h.Owner.Client] = true
+	}
+	for _, sh := range reserved {
+		holders[sh.Owner.Client] = true
+	}
+	if g := m.Grace(); !slices.Equal(g.Expected, slices.Sorted(maps.Keys(holders))) || len(g.Complete) > 0 {
+		t.Errorf("%+v, held by %v", g, holders)
 	}
 	return m
 }
@@ -227,6 +241,69 @@ func TestRestartEveryChange(t *testing.T) {
 			draw(t, m, b, "....w")
 			mustRelease(t, 3)(m.ReleaseFile(bg, file))
 		},
+		"shares": func(t *testing.T, m *sneck.Manager) {
+			mustShare(t, m, c, lock.Read|lock.Write, lock.Delete)
+			mustShare(t, m, b, lock.Read, 0)
+			mustShare(t, m, a, 0, 0)
+		},
+		"shares and locks": func(t *testing.T, m *sneck.Manager) {
+			mustShare(t, m, c, lock.Read|lock.Write, lock.Write)
+			mustTry(t, m, a, x, span(0, 9))
+			mustTry(t, m, c, x, span(20, 29))
+			mustShare(t, m, b, lock.Read, lock.Delete)
+		},
+		"a share added to": func(t *testing.T, m *sneck.Manager) {
+			mustShare(t, m, c, lock.Read, 0)
+			mustShare(t, m, a, lock.Read, 0)
+			mustShare(t, m, c, lock.Delete, lock.Write)
+		},
+		"a refused share": func(t *testing.T, m *sneck.Manager) {
+			mustShare(t, m, c, lock.Read, lock.Write)
+			mustBe(t, m.OpenShare(bg, share(a, lock.Write, 0)), lock.ErrConflict)
+		},
+		"CloseShare": func(t *testing.T, m *sneck.Manager) {
+			mustShare(t, m, c, lock.Read, 0)
+			mustShare(t, m, a, lock.Read, 0)
+			mustTry(t, m, c, x, span(0, 9))
+			mustBe(t, m.CloseShare(bg, file, c), nil)
+		},
+		"ReleaseOwner with a share": func(t *testing.T, m *sneck.Manager) {
+			mustShare(t, m, c, lock.Read, 0)
+			mustShare(t, m, a, lock.Read, 0)
+			mustTry(t, m, c, x, span(0, 9))
+			mustRelease(t, 1)(m.ReleaseOwner(bg, file, c))
+		},
+		"ReleaseClient with shares": func(t *testing.T, m *sneck.Manager) {
+			mustShare(t, m, a, lock.Read, 0)
+			mustShare(t, m, b, lock.Read, 0)
+			mustRelease(t, 0)(m.ReleaseClient(bg, b.Client))
+		},
+		"ReleaseFile with shares": func(t *testing.T, m *sneck.Manager) {
+			mustShare(t, m, a, lock.Read, 0)
+			mustShare(t, m, b, lock.Read, 0)
+			mustTry(t, m, c, x, span(0, 9))
+			mustRelease(t, 1)(m.ReleaseFile(bg, file))
+		},
+		"Revoke": func(t *testing.T, m *sneck.Manager) {
+			draw(t, m, a, "ww.rrww")
+			draw(t, m, b, "...r")
+			mustBe(t, m.Revoke(bg, table(m, lock.Filter{Owner: &a})[1].ID, "test"), nil)
+			mustTry(t, m, c, x, span(20, 29))
+			mustBe(t, m.Revoke(bg, mustTry(t, m, c, s, span(20, 29)).ID, "test"), nil)
+		},
+		"grant by Revoke": func(t *testing.T, m *sneck.Manager) {
+			draw(t, m, a, "wwwww")
+			granted(t, m, ask(b, s, span(2, 8)), func() {
+				mustBe(t, m.Revoke(bg, table(m, lock.Filter{Owner: &a})[0].ID, "test"), nil)
+			})
+		},
+		"a client that comes and goes": func(t *testing.T, m *sneck.Manager) {
+			mustBe(t, m.Connect(bg, lock.Client{ID: b.Client, Adapter: "smb"}), nil)
+			draw(t, m, b, "ww.r")
+			draw(t, m, a, ".....w")
+			mustShare(t, m, b, lock.Read, 0)
+			mustBe(t, m.Disconnect(bg, b.Client), nil)
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			dir := t.TempDir()
@@ -234,25 +311,46 @@ func TestRestartEveryChange(t *testing.T) {
 			change(t, m)
 			want := table(m, lock.Filter{})
 			compatible(t, slices.DeleteFunc(slices.Clone(want), func(h lock.Held) bool { return h.File != file }))
-			reopened(t, crashed(t, dir), m.Epoch(), want)
+			reserved := shares(m)
+			// Reclaimed, they are what they were, and so they are after one more
+			// restart.
+			again := crashed(t, dir)
+			n := reopened(t, again, m.Epoch(), want, reserved...)
+			mustReclaimAll(t, n)
+			reclaimed := table(n, lock.Filter{})
+			mustClose(t, n)
+			reopened(t, again, n.Epoch(), reclaimed, reserved...)
 			mustClose(t, m)
-			n := reopened(t, dir, m.Epoch(), want)
+			n = reopened(t, dir, m.Epoch(), want, reserved...)
 			// And they are held, by whom they were: kept from others, and
 			// nobody else's to let go.
 			for _, h := range want {
 				stranger := smb("stranger")
 				if !h.Range.IsEmpty() {
-					if _, found := n.Test(lock.Request{File: h.File, Owner: stranger, Range: h.Range, Mode: x}); !found {
+					r := lock.Request{File: h.File, Owner: stranger, Range: h.Range, Mode: x}
+					hit, found := n.Test(r)
+					if !found {
 						t.Errorf("%+v is in nobody's way", h)
 					}
+					mustBeInTheWay(t, n, r, hit)
 				}
 				if err := n.Unlock(bg, h.File, h.Owner, h.Range); err != nil {
 					t.Errorf("%+v: %v", h, err)
 				}
 			}
 			mustHold(t, n)
+			for _, sh := range reserved {
+				stranger := lock.Share{File: sh.File, Owner: smb("stranger"), Access: sh.Deny, Deny: sh.Access}
+				if sh.Access|sh.Deny != 0 {
+					mustBe(t, n.OpenShare(bg, stranger), lock.ErrGrace)
+				}
+				if err := n.CloseShare(bg, sh.File, sh.Owner); err != nil {
+					t.Errorf("%+v: %v", sh, err)
+				}
+			}
+			mustEndGrace(n) // nothing is left to be reclaimed
 			mustClose(t, n)
-			mustHold(t, reopened(t, dir, n.Epoch(), nil))
+			mustEmpty(t, reopened(t, dir, n.Epoch(), nil))
 		})
 	}
 }
@@ -290,14 +388,90 @@ func TestRestartEpochOfLocks(t *testing.T) {
 	second := mustTry(t, m, posix("b"), s, span(0, 9))
 	mustClose(t, m)
 	m = open(t, dir)
-	mustEqual(t, "the table", table(m, lock.Filter{}), []lock.Held{first, second})
+	mustEqual(t, "the table", table(m, lock.Filter{}), marked([]lock.Held{first, second}, true))
 	if second.Epoch <= first.Epoch || m.Epoch() <= second.Epoch {
 		t.Errorf("%d, %d, now %d", first.Epoch, second.Epoch, m.Epoch())
+	}
+	// Who reclaims has a lock of the present epoch, and the others have not.
+	third := mustReclaim(t, m, posix("a"), s, span(0, 9))
+	mustEqual(t, "the table", table(m, lock.Filter{}), []lock.Held{marked([]lock.Held{second}, true)[0], third})
+	mustClose(t, m)
+	reopened(t, dir, m.Epoch(), []lock.Held{second, third})
+}
+
+// A checkpoint that is made in grace has what is unconfirmed and what is not, side
+// by side, and a restart gives both back: pieces of one owner and mode that touch
+// are apart when they are of different epochs, and of a share reservation that was
+// reclaimed in part the rest is still to be reclaimed.
+func TestRestartCheckpointInGrace(t *testing.T) {
+	a, b, c := posix("a"), ofd("b"), smb("c")
+	dir := t.TempDir()
+	m := open(t, dir)
+	mustTry(t, m, a, x, span(0, 9))
+	mustTry(t, m, a, s, span(20, 29))
+	mustTry(t, m, b, s, span(40, eof))
+	mustTry(t, m, c, s, span(30, 39))
+	mustTry(t, m, c, s, span(30, 39))
+	mustShare(t, m, c, lock.Read|lock.Write, lock.Delete|lock.Write)
+	mustShare(t, m, b, lock.Read, 0)
+	mustClose(t, m)
+
+	m = open(t, dir)
+	mustReclaim(t, m, a, x, span(3, 5))     // [0,2] and [6,9] are left
+	mustTry(t, m, a, s, span(30, 32))       // new, next to what is unconfirmed
+	mustReclaim(t, m, b, s, span(100, eof)) // [40,99] is left
+	mustReclaim(t, m, c, s, span(30, 39))   // the other one of the stack is left
+	some := share(c, lock.Read, lock.Delete)
+	some.Reclaim = true
+	mustBe(t, m.OpenShare(bg, some), nil)
+	graceIs(t, m, true, 7) // 5 ranges and 2 shares
+	want, reserved := table(m, lock.Filter{}), shares(m)
+	mustBe(t, m.Checkpoint(bg), nil)
+	log := crashed(t, dir)
+	reopened(t, log, m.Epoch(), want, reserved...)
+
+	// And the grace period that goes on is as it was.
+	mustReclaim(t, m, a, x, span(0, 9))
+	graceIs(t, m, true, 5)
+	rest := share(c, lock.Write, 0)
+	rest.Reclaim = true
+	mustBe(t, m.OpenShare(bg, rest), nil)
+	if err := m.EndGrace(bg); err != nil {
+		t.Fatal(err)
+	}
+	graceIs(t, m, false, 0)
+	mustHold(t, m, fact{file, a, span(0, 9), x}, fact{file, a, span(30, 32), s}, fact{file, b, span(100, eof), s}, fact{file, c, span(30, 39), s})
+	mustEqual(t, "the shares", shares(m), []lock.Share{share(c, lock.Read|lock.Write, lock.Delete)})
+	want, reserved = table(m, lock.Filter{}), shares(m)
+	reopened(t, crashed(t, dir), m.Epoch(), want, reserved...)
+	mustBe(t, m.Checkpoint(bg), nil)
+	mustClose(t, m)
+	reopened(t, dir, m.Epoch(), want, reserved...)
+}
+
+// A range that merged around an SMB owner's zero-length lock is reclaimed as any
+// other, and so is that lock: both were held.
+func TestReclaimAroundZeroLength(t *testing.T) {
+	a, c := posix("a"), smb("c")
+	dir := before(t, func(m *sneck.Manager) {
+		mustTry(t, m, c, x, at(5))
+		mustTry(t, m, a, x, span(5, 9))
+		mustTry(t, m, a, x, span(0, 4))
+	})
+	for i := range 2 {
+		m := open(t, crashed(t, dir))
+		graceIs(t, m, true, 2)
+		rs := []lock.Request{ask(a, x, span(0, 9)), ask(c, x, at(5))}
+		for _, r := range []lock.Request{rs[i], rs[1-i]} {
+			mustReclaim(t, m, r.Owner, r.Mode, r.Range)
+		}
+		mustEndGrace(m)
+		mustHold(t, m, fact{file, a, span(0, 9), x}, fact{file, c, at(5), x})
 	}
 }
 
 // IDs are never reused: of locks, of pieces that a split leaves, of waiters,
-// whether granted or not, over several restarts.
+// whether granted or not, of what is reclaimed, over several restarts.
 func TestRestartIDs(t *testing.T) {
 	dir := t.TempDir()
 	seen := make(map[lock.ID]string)
@@ -337,10 +511,34 @@ func TestRestartIDs(t *testing.T) {
 			}
 			note(pieces[1].ID, what+" right piece")
 		}
-		// What was held before this life has its ids still.
-		for _, h := range old {
-			if !slices.Contains(table(m, lock.Filter{}), h) {
+		// What was held before this life has its ids still, unless it is
+		// reclaimed; of a piece of it that is not, one side has.
+		for i, h := range old {
+			if !h.Unconfirmed || !slices.Contains(table(m, lock.Filter{}), h) {
 				t.Errorf("%+v is gone or changed", h)
+			}
+			r := lock.Request{File: h.File, Owner: h.Owner, Range: h.Range, Mode: h.Mode, Reclaim: true}
+			switch {
+			case i%3 == 0:
+				continue
+			case i%3 == 1 && h.Range.Last()-h.Range.First() >= 2:
+				r.Range = span(h.Range.First()+1, h.Range.Last()-1)
+			}
+			what := fmt.Sprintf("life %d reclaims %s of %s", life, r.Range, h.Owner)
+			got, err := m.TryLock(bg, r)
+			if err != nil {
+				t.Fatal(err)
+			}
+			note(got.ID, what)
+			for _, piece := range table(m, lock.Filter{Owner: &h.Owner}) {
+				switch {
+				case r.Range == h.Range:
+				case piece.Range == span(h.Range.First(), h.Range.First()):
+					mustEqual(t, what, piece, lock.Held{ID: h.ID, File: h.File, Owner: h.Owner, Range: piece.Range, Mode: h.Mode, Epoch: h.Epoch, Since: h.Since, Unconfirmed: true})
+				case piece.Range == span(h.Range.Last(), h.Range.Last()):
+					note(piece.ID, what+", right piece")
+					mustEqual(t, what, piece, lock.Held{ID: piece.ID, File: h.File, Owner: h.Owner, Range: piece.Range, Mode: h.Mode, Epoch: h.Epoch, Since: h.Since, Unconfirmed: true})
+				}
 			}
 		}
 		mustClose(t, m) // waiters that are left are gone with their ids
@@ -367,15 +565,23 @@ func TestRestartAfterRelease(t *testing.T) {
 			mustClose(t, m)
 			m = open(t, dir)
 		}
+		if restored {
+			graceIs(t, m, true, 450)
+		}
 		mustRelease(t, 150)(m.ReleaseFile(bg, "f"))
 		mustRelease(t, 25)(m.ReleaseOwner(bg, "g", lock.Owner{Client: "c0", ID: "i", Semantics: lock.SMB}))
 		mustRelease(t, 125)(m.ReleaseClient(bg, "c0"))
 		want := table(m, lock.Filter{})
 		mustEqual(t, "locks", len(want), 150)
+		if restored {
+			graceIs(t, m, true, 150)
+			mustEqual(t, "the table", want, marked(want, true))
+		}
 		mustClose(t, m)
 		m = reopened(t, dir, m.Epoch(), want)
 		mustRelease(t, 150)(m.ReleaseClient(bg, "c1"))
 		mustEmpty(t, m)
+		mustEndGrace(m)
 		mustClose(t, m)
 		m = reopened(t, dir, m.Epoch(), nil)
 		mustEmpty(t, m)
@@ -442,9 +648,10 @@ func TestRestartInspect(t *testing.T) {
 			if snap.Epoch != m.Epoch() || snap.Log.TornTail != nil || snap.Log.Records == 0 {
 				t.Errorf("%+v in epoch %d", snap, m.Epoch())
 			}
-			mustEqual(t, "the table", table(snap, lock.Filter{}), table(m, lock.Filter{}))
+			// A log is not in grace, whoever reads it.
+			mustEqual(t, "the table", table(snap, lock.Filter{}), marked(table(m, lock.Filter{}), false))
 			a := posix("a")
-			mustEqual(t, "a's locks", table(snap, lock.Filter{Owner: &a}), table(m, lock.Filter{Owner: &a}))
+			mustEqual(t, "a's locks", table(snap, lock.Filter{Owner: &a}), marked(table(m, lock.Filter{Owner: &a}), false))
 			for range snap.Locks(lock.Filter{}) {
 				break
 			}
@@ -461,6 +668,14 @@ func TestRestartInspect(t *testing.T) {
 	mustClose(t, m)
 	look()
 	m = reopened(t, dir, m.Epoch(), want)
+	look()
+	mustReclaim(t, m, posix("a"), s, span(5, 5))
+	mustReclaim(t, m, posix("a"), s, span(9, 19))
+	look()
+	if err := m.EndGrace(bg); err != nil {
+		t.Fatal(err)
+	}
+	mustHold(t, m, fact{file, posix("a"), span(5, 5), s}, fact{file, posix("a"), span(9, 19), s})
 	look()
 }
 
@@ -647,7 +862,8 @@ func TestRestartModel(t *testing.T) {
 				if m.Epoch() <= epoch {
 					rt.Fatalf("epoch %d after %d", m.Epoch(), epoch)
 				}
-				mustEqual(rt, "the table", table(m, lock.Filter{}), before)
+				mustEqual(rt, "the table", table(m, lock.Filter{}), marked(before, true))
+				mustReclaimAll(rt, m)
 				// Who stood in line does not any more. From the last on, so
 				// that nobody lets anybody in.
 				for _, w := range slices.Backward(slices.Collect(mem.Waiters(lock.Filter{}))) {

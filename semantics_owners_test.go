@@ -133,7 +133,8 @@ func TestOwnerCoalesces(t *testing.T) {
 	for name, order := range map[string][]uint64{"up": up, "down": down, "even, then odd": evenOdd, "shuffled": any} {
 		for _, base := range []uint64{0, eof - 999} {
 			t.Run(fmt.Sprintf("%s from %d", name, base), func(t *testing.T) {
-				m := memory(t)
+				m := limited(t, sneck.Limits{LocksPerFile: -1})
+				defer mustClose(t, m)
 				a, b, c := posix("a"), ofd("b"), smb("c")
 				for _, i := range order {
 					for _, o := range []lock.Owner{a, b, c} {

@@ -134,7 +134,7 @@ func TestWaitSecondUpgrader(t *testing.T) {
 		t.Run(sem.String(), func(t *testing.T) {
 			bubble(t, func(t *testing.T, m *sneck.Manager) {
 				a, b := owner(sem, "a"), owner(sem, "b")
-				draw(t, m, a, "rrrrrrrrrr")
+				draw(t, m, a, "rrrrrr....")
 				draw(t, m, b, "rrrrrrrrrr")
 				mustTry(t, m, posix("c"), s, span(7, 7))
 				ctx, cancel := context.WithCancel(bg)

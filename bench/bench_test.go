@@ -35,6 +35,10 @@ func open(b *testing.B, o sneck.Options) *sneck.Manager {
 	return m
 }
 
+// roomy lets a file have any number of locks, as the workloads on one file need it.
+// The other limits are those of a server, so that what they cost counts.
+var roomy = sneck.Options{Limits: sneck.Limits{LocksPerFile: -1}}
+
 func owner(s lock.Semantics, i int) lock.Owner {
 	return lock.Owner{Client: fmt.Sprint("client ", i%64), ID: fmt.Sprint("owner ", i), Semantics: s}
 }
@@ -216,7 +220,7 @@ var disjoint = []int{1, 100, 1_000, 10_000, 100_000}
 func BenchmarkW03LockUnlockAmongDisjoint(b *testing.B) {
 	for _, n := range disjoint {
 		b.Run(count(n), func(b *testing.B) {
-			m := open(b, sneck.Options{})
+			m := open(b, roomy)
 			fill(b, m, lock.POSIX, n)
 			r := lock.Request{File: file, Owner: me(lock.POSIX), Mode: lock.Exclusive}
 			pairs(b, m, r, places(b, freeBytes, slots(n)))
@@ -233,7 +237,7 @@ func BenchmarkW03LockUnlockAmongDisjointLater(b *testing.B) {
 			continue
 		}
 		b.Run(count(n), func(b *testing.B) {
-			m := open(b, sneck.Options{})
+			m := open(b, roomy)
 			fill(b, m, lock.POSIX, n)
 			rs := places(b, freeBytes, slots(n)[:min(n, picks)/late*late])
 			r := lock.Request{File: file, Owner: me(lock.POSIX), Mode: lock.Exclusive}
@@ -265,7 +269,7 @@ func BenchmarkW04LockUnlockAmongReaders(b *testing.B) {
 			{"small", freeBytes},
 		} {
 			b.Run(count(n)+"/"+c.name, func(b *testing.B) {
-				m := open(b, sneck.Options{})
+				m := open(b, roomy)
 				for i := range n {
 					hold(b, m, lock.Request{File: file, Owner: owner(lock.POSIX, i), Range: lock.WholeFile(), Mode: lock.Shared})
 				}
@@ -315,7 +319,7 @@ func BenchmarkW06CheckIONextToWriter(b *testing.B) {
 // The operation is one question; all CPUs ask.
 func lookParallel(b *testing.B, l look) {
 	for _, n := range []int{1, 100, 10_000} {
-		m := open(b, sneck.Options{})
+		m := open(b, roomy)
 		fill(b, m, l.holds, n)
 		for _, c := range at {
 			b.Run(count(n)+"/"+c.name, func(b *testing.B) {
@@ -345,7 +349,7 @@ func lookNextToWriter(b *testing.B, l look) {
 				if runtime.GOMAXPROCS(0) < 2 {
 					b.Skip("the writer needs a CPU to itself")
 				}
-				m := open(b, sneck.Options{})
+				m := open(b, roomy)
 				fill(b, m, l.holds, n)
 				rs, o := places(b, c.of, slots(n)), me(l.holds)
 				// Past all slots, so that no answer depends on it.
@@ -389,7 +393,7 @@ func lookNextToWriter(b *testing.B, l look) {
 // to W03's later pair, on the same table right afterwards.
 func BenchmarkW07UnlockMiddle(b *testing.B) {
 	const n, late = 100_000, 64
-	m := open(b, sneck.Options{})
+	m := open(b, roomy)
 	visited := slots(n)
 	r := lock.Request{File: file, Owner: me(lock.POSIX), Mode: lock.Exclusive}
 	for _, i := range visited {

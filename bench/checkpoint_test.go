@@ -92,7 +92,7 @@ func BenchmarkW16CheckpointUnderLoad(b *testing.B) {
 }
 
 func checkpoints(b *testing.B, d sneck.Durability, n int) {
-	m := open(b, sneck.Options{Dir: filepath.Join(b.TempDir(), "log"), Durability: d, CheckpointAfter: -1})
+	m := open(b, sneck.Options{Dir: filepath.Join(b.TempDir(), "log"), Durability: d, CheckpointAfter: -1, Limits: wide})
 	filled(b, m, n, inodes(n))
 
 	l := load{m: m}

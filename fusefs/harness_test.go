@@ -51,9 +51,9 @@ func testMain(m *testing.M) int {
 // themselves while they start programs.
 type mounted struct {
 	t    testing.TB
-	src  string // the folder behind
-	dir  string // the mount point
-	m    *sneck.Manager
+	src  string         // the folder behind
+	dir  string         // the mount point
+	m    *sneck.Manager // nil: not a mount, the kernel locks
 	s    *fusefs.Server
 	pids map[int]string // probes, by process id
 }
@@ -139,6 +139,9 @@ func (x *mounted) eventually(what string, done func() bool) {
 }
 
 func (x *mounted) waiters() int {
+	if x.m == nil {
+		return x.blocked()
+	}
 	n := 0
 	for range x.m.Waiters(lock.Filter{}) {
 		n++
@@ -154,6 +157,9 @@ func (x *mounted) wantWaiters(n int) {
 // locks shows the table as "A:w[0,9]", with the name of the probe that locked;
 // a flock(2) lock as "A:flock-w".
 func (x *mounted) locks() []string {
+	if x.m == nil {
+		return nil // the kernel's own
+	}
 	var out []string
 	for h := range x.m.Locks(lock.Filter{}) {
 		mode := "r"

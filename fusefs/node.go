@@ -37,9 +37,36 @@ type inode struct{ dev, ino uint64 }
 // key names the inode for the lock manager (invariant 2). fd is a descriptor
 // of the inode that was opened for I/O: an O_PATH one knows no ioctl.
 func (n *node) key(fd int) lock.FileKey {
-	n.keyOnce.Do(func() { n.fileKey = fileKey(n.ino, generation(fd)) })
+	n.keyOnce.Do(func() { n.fileKey = keyOf(n.ino, fd) })
 	return n.fileKey
 }
+
+// KeyOf is the key under which a mount has the fcntl(2) locks of the file that is
+// open at fd: what another server of the same source has to call it, when both
+// share a Manager, so that they see each other's locks. fd is a descriptor of the
+// file in the source, opened for I/O: neither one of the mount, which is another
+// file system, nor an O_PATH one, which is EBADF.
+//
+// The key stays the file's, and its hard links', for as long as the file exists;
+// also when the source is mounted anew, as long as its device number stays the
+// same. flock(2) has another key, so that it is in nobody's way.
+func KeyOf(fd int) (lock.FileKey, error) {
+	flags, err := unix.FcntlInt(uintptr(fd), unix.F_GETFL, 0)
+	if err == nil && flags&unix.O_PATH != 0 {
+		err = unix.EBADF
+	}
+	var st syscall.Stat_t
+	if err == nil {
+		err = syscall.Fstat(fd, &st)
+	}
+	if err != nil {
+		return "", fmt.Errorf("key of the file at descriptor %d: %w", fd, err)
+	}
+	return keyOf(inodeOf(&st), fd), nil
+}
+
+// keyOf is the key of the inode that is open at fd.
+func keyOf(i inode, fd int) lock.FileKey { return fileKey(i, generation(fd)) }
 
 func fileKey(i inode, generation uint32) lock.FileKey {
 	return lock.FileKey(fmt.Sprintf("%d:%d/%d/%d", unix.Major(i.dev), unix.Minor(i.dev), i.ino, generation))

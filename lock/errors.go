@@ -37,7 +37,7 @@ type ConflictError struct {
 
 func (e *ConflictError) Error() string {
 	if s := e.ShareHolder; s != nil {
-		return fmt.Sprintf("%s lock on %s of %q: share mode of %s is in the way", e.Request.Mode, e.Request.Range, e.Request.File, s.Owner)
+		return fmt.Sprintf("opening %q for %s: %s has it open for %s and denies %s", e.Request.File, e.Request.Owner, s.Owner, s.Access, s.Deny)
 	}
 	return fmt.Sprintf("%s lock on %s of %q: %s holds %s on %s", e.Request.Mode, e.Request.Range, e.Request.File, e.Holder.Owner, e.Holder.Mode, e.Holder.Range)
 }

@@ -26,7 +26,7 @@ func TestErrorsMatchOneSentinel(t *testing.T) {
 		says []string
 	}{
 		{&ConflictError{Request: r, Holder: h}, ErrConflict, []string{"exclusive", "[0,9]", `"f"`, "other", "shared", "[5,6]"}},
-		{&ConflictError{Request: r, ShareHolder: &Share{Owner: h.Owner}}, ErrConflict, []string{"[0,9]", "share mode", "other"}},
+		{&ConflictError{Request: r, ShareHolder: &Share{Owner: h.Owner, Access: Read | Delete, Deny: Write}}, ErrConflict, []string{`opening "f"`, "host", "other", "open for read+delete", "denies write"}},
 		{&DeadlockError{Cycle: []Owner{o, h.Owner}}, ErrDeadlock, []string{"host", "other"}},
 		{&GraceError{Holder: h, Remaining: 3 * time.Second}, ErrGrace, []string{"other", "[5,6]", "3s"}},
 		{&LimitError{What: "locks per file", Limit: 10}, ErrLimit, []string{"locks per file", "10"}},

@@ -2,6 +2,7 @@ package lock
 
 import (
 	"fmt"
+	"strings"
 	"time"
 )
 
@@ -172,13 +173,52 @@ const (
 	Delete
 )
 
+func (a Access) String() string {
+	if a == 0 {
+		return "nothing"
+	}
+	var names []string
+	for i, name := range [...]string{"read", "write", "delete"} {
+		if a&(1<<i) != 0 {
+			names = append(names, name)
+		}
+	}
+	if rest := a &^ (Read | Write | Delete); rest != 0 {
+		names = append(names, fmt.Sprintf("Access(%d)", uint8(rest)))
+	}
+	return strings.Join(names, "+")
+}
+
+// Validate reports whether a has bits that mean something only: an
+// [InvalidError] of that field if not.
+func (a Access) Validate(field string) error {
+	if a > Read|Write|Delete {
+		return &InvalidError{Field: field, Reason: fmt.Sprintf("%d has other bits than Read, Write and Delete", uint8(a))}
+	}
+	return nil
+}
+
 // Share is an open's share reservation.
 type Share struct {
 	File    FileKey
 	Owner   Owner
 	Access  Access
 	Deny    Access
-	Reclaim bool
+	Reclaim bool // re-establish one held before the restart; only during grace
+}
+
+// Validate reports whether s makes sense by itself: an [InvalidError] if not.
+func (s Share) Validate() error {
+	if err := s.File.Validate(); err != nil {
+		return err
+	}
+	if err := s.Owner.Validate(); err != nil {
+		return err
+	}
+	if err := s.Access.Validate("Access"); err != nil {
+		return err
+	}
+	return s.Deny.Validate("Deny")
 }
 
 // Client is one client of one adapter and how long it may be silent.

@@ -44,13 +44,15 @@ var (
 // shard is a part of the table. Its counters have their cache lines to
 // themselves, so that shards do not slow each other down.
 type shard struct {
-	cells *xsync.MapOf[fileRef, *cell]
-	clock atomic.Uint64 // no version of a removed cell is higher
-	_     [48]byte
-	held  atomic.Uint64 // ranges held << filesBits + cells that are not empty
-	ids   atomic.Uint64
-	idle  atomic.Pointer[cell] // cells that were seen empty, a stack
-	_     [40]byte
+	cells  *xsync.MapOf[fileRef, *cell]
+	clock  atomic.Uint64 // no version of a removed cell is higher
+	_      [48]byte
+	held   atomic.Uint64 // ranges held << filesBits + cells that are not empty
+	ids    atomic.Uint64
+	idle   atomic.Pointer[cell] // cells that were seen empty, a stack
+	credit atomic.Int64         // of the limit on all locks: what this shard may use
+	shares atomic.Int64         // share reservations
+	_      [24]byte
 }
 
 // filesBits: one counter for two numbers is one atomic addition per change.
@@ -58,6 +60,9 @@ const filesBits = 30
 
 // count notes that a file's state went from s to next.
 func (sh *shard) count(s, next *state) {
+	if n := len(next.shares()) - len(s.shares()); n != 0 {
+		sh.shares.Add(int64(n))
+	}
 	d := uint64(next.locks()-s.locks()) << filesBits
 	switch was, is := s.empty(), next.empty(); {
 	case was && !is:

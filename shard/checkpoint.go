@@ -30,7 +30,7 @@ func (t *Table) Snapshot(emit func(Body) error) (err error) {
 			if s.ticket != nil {
 				t.journal.Submit(s.ticket)
 			}
-			if s.locks() > 0 {
+			if !s.vacant() {
 				err = emit(&stateBody{file: r.key, s: s})
 			}
 			return err == nil
@@ -45,7 +45,9 @@ func (t *Table) Snapshot(emit func(Body) error) (err error) {
 // stateBody is what is held on one file.
 //
 //	state := version uvarint, file string, owners uvarint, owner..., items uvarint, item...
+//	         and if there are any, shares uvarint, share...
 //	item  := index of the owner uvarint, range, mode byte, id uvarint, epoch uvarint, since varint
+//	share := index of the owner uvarint, access, deny, old access, old deny byte each, id uvarint, since varint
 //
 // POSIX and OFD ranges come first, then SMB ranges, each in the order of the
 // index. The other terms are those of a record.
@@ -59,8 +61,7 @@ func (f *stateBody) AppendTo(b []byte) []byte {
 	b = appendString(b, string(f.file))
 	var only [1]*interval.Owner
 	owners, places := only[:0], map[*interval.Owner]uint64(nil)
-	f.s.each(func(it *interval.Item) bool {
-		o := it.Owner()
+	note := func(o *interval.Owner) {
 		if len(owners) > 0 && places == nil {
 			places = map[*interval.Owner]uint64{owners[0]: 0}
 		}
@@ -70,8 +71,11 @@ func (f *stateBody) AppendTo(b []byte) []byte {
 			}
 			owners = append(owners, o)
 		}
-		return true
-	})
+	}
+	f.s.each(func(it *interval.Item) bool { note(it.Owner()); return true })
+	for i := range f.s.shares() {
+		note(f.s.shares()[i].owner)
+	}
 	b = binary.AppendUvarint(b, uint64(len(owners)))
 	for _, o := range owners {
 		b = appendOwner(b, &o.Owner)
@@ -86,6 +90,17 @@ func (f *stateBody) AppendTo(b []byte) []byte {
 		b = binary.AppendVarint(b, it.Since())
 		return true
 	})
+	if f.s.opens == nil {
+		return b
+	}
+	b = binary.AppendUvarint(b, uint64(len(f.s.opens.list)))
+	for i := range f.s.opens.list {
+		sh := &f.s.opens.list[i]
+		b = binary.AppendUvarint(b, places[sh.owner])
+		b = append(b, byte(sh.access), byte(sh.deny), byte(sh.oldAccess), byte(sh.oldDeny))
+		b = binary.AppendUvarint(b, uint64(sh.id))
+		b = binary.AppendVarint(b, sh.since)
+	}
 	return b
 }
 
@@ -97,10 +112,14 @@ func (t *Table) Restore(body []byte) error {
 	if r.err != nil {
 		return fmt.Errorf("state record: %w", r.err)
 	}
-	items, err := r.items(t.owner)
+	items, shares := r.held(t.owner)
 	s := &state{version: version}
+	err := r.err
 	if err == nil {
 		err = s.fill(items)
+	}
+	if err == nil {
+		err = s.fillShares(shares)
 	}
 	switch {
 	case err != nil:
@@ -121,6 +140,10 @@ func (t *Table) Restore(body []byte) error {
 		t.index(cl, items[i].Owner().Client)
 		t.seen(items[i].ID())
 	}
+	for i := range shares {
+		t.index(cl, shares[i].owner.Client)
+		t.seen(shares[i].id)
+	}
 	return nil
 }
 
@@ -133,51 +156,100 @@ func (r *reader) state() (file lock.FileKey, version uint64) {
 	return file, version
 }
 
-// items reads the items of a state. intern makes an owner that stays.
-func (r *reader) items(intern func(lock.Owner) *interval.Owner) ([]interval.Item, error) {
+// count reads how many of something follow, each of which takes a byte at least.
+func (r *reader) count() int {
 	n := r.uvarint()
-	if n > uint64(len(r.b)) { // each takes a byte at least
-		r.fail(errShort)
-		return nil, r.err
-	}
-	owners := make([]*interval.Owner, n)
-	for i := range owners {
-		if owners[i] = intern(r.owner()); r.err != nil {
-			return nil, r.err
-		}
-	}
-	n = r.uvarint()
 	if n > uint64(len(r.b)) {
 		r.fail(errShort)
+		return 0
 	}
-	if n == 0 {
-		r.fail(errors.New("nothing is held"))
-	}
-	if r.err != nil {
-		return nil, r.err
-	}
-	items := make([]interval.Item, n)
-	for i := range items {
-		o := r.uvarint()
-		if o >= uint64(len(owners)) {
-			r.fail(fmt.Errorf("owner %d of %d", o, len(owners)))
-			return nil, r.err
+	return int(n)
+}
+
+// held reads what is held in a state. intern makes an owner that stays.
+func (r *reader) held(intern func(lock.Owner) *interval.Owner) ([]interval.Item, []share) {
+	owners := make([]*interval.Owner, r.count())
+	for i := range owners {
+		o := r.owner()
+		if r.err != nil {
+			return nil, nil
 		}
+		owners[i] = intern(o)
+	}
+	items := r.items(owners)
+	if r.err != nil || len(r.b) == 0 { // a state without share reservations ends here
+		return items, nil
+	}
+	return items, r.shares(owners)
+}
+
+// ownerAt reads which of the owners something is of.
+func (r *reader) ownerAt(owners []*interval.Owner) *interval.Owner {
+	i := r.uvarint()
+	if i < uint64(len(owners)) {
+		return owners[i]
+	}
+	r.fail(fmt.Errorf("owner %d of %d", i, len(owners)))
+	return nil
+}
+
+// items reads the items of a state.
+func (r *reader) items(owners []*interval.Owner) []interval.Item {
+	items := make([]interval.Item, r.count())
+	for i := range items {
+		o := r.ownerAt(owners)
 		rng, mode := r.rng(), r.mode()
 		id, epoch, since := r.id(), r.uvarint(), r.time()
 		if r.err == nil {
-			r.err = rng.ValidFor(owners[o].Semantics)
+			r.err = rng.ValidFor(o.Semantics)
 		}
 		if r.err != nil {
-			return nil, r.err
+			return nil
 		}
-		items[i] = interval.NewItem(owners[o], rng, mode, id, since).In(epoch)
+		items[i] = interval.NewItem(o, rng, mode, id, since).In(epoch)
 		if got := items[i].Epoch(); got != epoch {
 			r.fail(fmt.Errorf("lock %d was granted in epoch %d", id, epoch))
-			return nil, r.err
+			return nil
 		}
 	}
-	return items, nil
+	return items
+}
+
+// shares reads the share reservations of a state.
+func (r *reader) shares(owners []*interval.Owner) []share {
+	list := make([]share, r.count())
+	for i := range list {
+		list[i] = share{
+			owner: r.ownerAt(owners), access: r.access(), deny: r.access(), oldAccess: r.access(), oldDeny: r.access(),
+			id: r.id(), since: r.time(),
+		}
+		if r.err != nil {
+			return nil
+		}
+	}
+	if len(list) == 0 {
+		r.fail(errors.New("no share modes where some are announced"))
+	}
+	return list
+}
+
+// fillShares makes s hold the share reservations, which come from a record.
+func (s *state) fillShares(list []share) error {
+	for i := range list {
+		sh := &list[i]
+		access, deny := sh.all()
+		if hit := s.shareConflict(sh.owner, access, deny); hit != nil {
+			return fmt.Errorf("share modes of %s and %s exclude each other", hit.owner, sh.owner)
+		}
+		if s.shareOf(sh.owner) >= 0 {
+			return fmt.Errorf("%s has two share modes", sh.owner)
+		}
+		s.setShares(list[: i+1 : i+1])
+	}
+	if s.vacant() {
+		return errors.New("nothing is held")
+	}
+	return nil
 }
 
 // fill makes s hold the items, which come from a record: whatever cannot be is
@@ -229,11 +301,12 @@ func (s *state) sound(items []interval.Item, smb int) error {
 			return fmt.Errorf("%s holds %s on %s and %s %s on %s", it.Owner(), it.Mode(), it.Range(), hit.Owner(), hit.Mode(), hit.Range())
 		}
 		before := last[it.Owner()]
+		// What was not reclaimed does not merge with what is of a later epoch.
 		isSMB := i >= smb
 		switch {
 		case before != nil && isSMB && it.Exclusive() && before.Last() >= it.First():
 			return fmt.Errorf("%s holds exclusive locks on each other", it.Owner())
-		case before != nil && !isSMB && (before.Last() >= it.First() || before.Mode() == it.Mode() && before.Last()+1 == it.First()):
+		case before != nil && !isSMB && (before.Last() >= it.First() || before.Mode() == it.Mode() && before.Last()+1 == it.First() && before.Epoch() == it.Epoch()):
 			return fmt.Errorf("%s holds %s on %s and %s on %s", it.Owner(), before.Mode(), before.Range(), it.Mode(), it.Range())
 		}
 		if !isSMB || it.Exclusive() && (before == nil || before.Last() < it.Last()) {

@@ -43,9 +43,15 @@ func randomChange(rt *rapid.T, tb *Table) {
 	if o.Semantics == lock.SMB && rapid.Bool().Draw(rt, "zero") {
 		r, _ = lock.SMBRange(first, 0)
 	}
-	switch rapid.IntRange(0, 9).Draw(rt, "what") {
+	access := lock.Access(rapid.IntRange(0, 7).Draw(rt, "access"))
+	deny := lock.Access(rapid.IntRange(0, 7).Draw(rt, "deny"))
+	switch rapid.IntRange(0, 11).Draw(rt, "what") {
+	case 10:
+		_ = tb.OpenShare(lock.Share{File: f, Owner: o, Access: access, Deny: deny & lock.Access(rapid.IntRange(0, 7).Draw(rt, "fewer"))}, nil)
+	case 11:
+		_ = tb.CloseShare(f, o)
 	case 0, 1, 2, 3:
-		_, _ = tb.TryLock(lock.Request{File: f, Owner: o, Range: r, Mode: mode})
+		_, _ = tb.TryLock(lock.Request{File: f, Owner: o, Range: r, Mode: mode}, nil)
 	case 4, 5:
 		_ = tb.Unlock(f, o, r)
 	case 6:
@@ -162,7 +168,7 @@ func TestSnapshotConcurrent(t *testing.T) {
 				r := span(i%7*10, i%7*10+9)
 				switch i % 5 {
 				case 0, 1:
-					_, _ = tb.TryLock(lock.Request{File: f, Owner: o, Range: r, Mode: lock.Mode(i%2 + 1)})
+					_, _ = tb.TryLock(lock.Request{File: f, Owner: o, Range: r, Mode: lock.Mode(i%2 + 1)}, nil)
 				case 2:
 					_ = tb.Unlock(f, o, r)
 				case 3:
@@ -268,7 +274,13 @@ func TestRestoreRefuses(t *testing.T) {
 		{"SMB first", "not in order", encode("g", 1, owners, item(z, 0, 9, s, 1), item(b, 20, 29, s, 2))},
 		{"no such owner", "owner 18446744073709551615 of 1", encode("g", 1, owners[:1], item(b, 0, 9, s, 1))},
 		{"epoch", "was granted in epoch 9", tooLate},
-		{"more bytes", "1 bytes too many", append(slices.Clone(good), 0)},
+		{"more bytes", "no share modes", append(slices.Clone(good), 0)},
+		{"share", "", append(slices.Clone(good), 1, 0, 1, 2, 0, 0, 9, 2)},
+		{"share and more", "1 bytes too many", append(slices.Clone(good), 1, 0, 1, 2, 0, 0, 9, 2, 0)},
+		{"share of nobody", "owner 7 of 3", append(slices.Clone(good), 1, 7, 1, 2, 0, 0, 9, 2)},
+		{"shares that exclude each other", "exclude each other", append(slices.Clone(good), 2, 0, 1, 2, 0, 0, 9, 2, 1, 2, 0, 0, 0, 10, 2)},
+		{"two shares", "two share modes", append(slices.Clone(good), 2, 0, 1, 2, 0, 0, 9, 2, 0, 0, 0, 0, 0, 10, 2)},
+		{"share of more than there is", "other bits", append(slices.Clone(good), 1, 0, 8, 2, 0, 0, 9, 2)},
 		{"cut off", "ends too early", good[:len(good)-1]},
 		{"many owners", "ends too early", appendUvarint(appendString(appendUvarint(nil, 1), "g"), 1<<60)},
 		{"no file", "File: it is empty", encode("", 1, owners[:1], item(a, 0, 9, s, 1))},

@@ -39,6 +39,7 @@ type client struct {
 	head     atomic.Pointer[link]
 	made     atomic.Int64 // links made since the last trim
 	kept     atomic.Int64 // links that the last trim left
+	held     atomic.Int64 // what counts against the client's limit; below 0: see trim
 	trimming atomic.Bool
 
 	// The sweeper's.
@@ -145,8 +146,14 @@ func (t *Table) trim(c *client) {
 	})
 	c.kept.Store(kept)
 	c.made.Add(-made)
-	if c.head.CompareAndSwap(nil, gone) {
-		t.forget(c)
+	// Whoever counts something of a client that goes sees that, and counts it with
+	// the next one.
+	if c.head.Load() == nil && c.held.CompareAndSwap(0, spent) {
+		if c.head.CompareAndSwap(nil, gone) {
+			t.forget(c)
+		} else {
+			c.held.Add(-spent)
+		}
 	}
 }
 

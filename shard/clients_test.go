@@ -65,7 +65,7 @@ func TestConcurrentReleaseClientFindsAll(t *testing.T) {
 						delete(mine, f)
 						continue
 					}
-					if _, err := tb.TryLock(lock.Request{File: f, Owner: o, Range: span(0, 9), Mode: lock.Shared}); err != nil {
+					if _, err := tb.TryLock(lock.Request{File: f, Owner: o, Range: span(0, 9), Mode: lock.Shared}, nil); err != nil {
 						t.Error(err)
 					}
 					mine[f] = true
@@ -100,7 +100,7 @@ func TestNothingRemains(t *testing.T) {
 				for i := range 5000 {
 					f := lock.FileKey(fmt.Sprint("file", i))
 					o := own(fmt.Sprint("client", i%700), fmt.Sprint(i), lock.Semantics(1+i%3))
-					if _, err := tb.TryLock(lock.Request{File: f, Owner: o, Range: span(0, 9), Mode: lock.Exclusive}); err != nil {
+					if _, err := tb.TryLock(lock.Request{File: f, Owner: o, Range: span(0, 9), Mode: lock.Exclusive}, nil); err != nil {
 						t.Fatal(err)
 					}
 					if err := tb.Unlock(f, o, span(0, 9)); err != nil {
@@ -162,7 +162,7 @@ func TestConcurrentEverything(t *testing.T) {
 				r := lock.Request{File: f, Owner: o, Range: span(a, a+rng.Uint64N(6)), Mode: lock.Mode(1 + rng.IntN(2))}
 				switch n := rng.IntN(20); {
 				case n < 6:
-					if _, err := tb.TryLock(r); err != nil && !errors.Is(err, lock.ErrConflict) {
+					if _, err := tb.TryLock(r, nil); err != nil && !errors.Is(err, lock.ErrConflict) {
 						t.Error(err)
 					}
 				case n < 12:
@@ -172,7 +172,7 @@ func TestConcurrentEverything(t *testing.T) {
 				case n < 15:
 					ctx, cancel := context.WithCancel(t.Context())
 					go cancel()
-					_, err := tb.Lock(ctx, r, n == 14 && o.Semantics != lock.SMB)
+					_, err := tb.Lock(ctx, r, n == 14 && o.Semantics != lock.SMB, nil)
 					if err != nil && !errors.Is(err, context.Canceled) && !errors.Is(err, lock.ErrReleased) &&
 						!errors.Is(err, lock.ErrNotFound) && !errors.Is(err, lock.ErrDeadlock) {
 						t.Error(err)
@@ -184,7 +184,7 @@ func TestConcurrentEverything(t *testing.T) {
 				case n == 17 && i%50 == 0:
 					tb.ReleaseFile(f)
 				case n == 18:
-					id, err := tb.Enqueue(r, func(lock.Held, error) {})
+					id, err := tb.Enqueue(r, nil, func(lock.Held, error) {})
 					if err != nil {
 						t.Error(err)
 					} else if rng.IntN(2) == 0 {
@@ -220,7 +220,7 @@ func TestConcurrentCancelAgainstGrant(t *testing.T) {
 	for range 2000 {
 		hold(t, tb, h, lock.WholeFile())
 		told := make(chan error, 2)
-		id, err := tb.Enqueue(r, func(_ lock.Held, err error) { told <- err })
+		id, err := tb.Enqueue(r, nil, func(_ lock.Held, err error) { told <- err })
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -261,7 +261,7 @@ func TestThousandWaitersDrained(t *testing.T) {
 	for i := range 1000 {
 		o := own("b", fmt.Sprint(i), lock.POSIX)
 		if _, err := tb.Enqueue(lock.Request{File: "f", Owner: o, Range: lock.WholeFile(), Mode: lock.Exclusive},
-			func(_ lock.Held, err error) { woken <- told{i, err} }); err != nil {
+			nil, func(_ lock.Held, err error) { woken <- told{i, err} }); err != nil {
 			t.Fatal(err)
 		}
 	}

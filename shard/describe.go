@@ -24,13 +24,17 @@ type Change struct {
 // Part is one step of a change.
 type Part struct {
 	Op     Op
-	Owner  lock.Owner // not for ReleaseClient and ReleaseFile
+	Owner  lock.Owner // not for ReleaseClient, ReleaseFile and ReleaseUnconfirmed
 	Client string     // for ReleaseClient
-	Range  lock.Range // for Lock and Unlock
-	Mode   lock.Mode  // for Lock
-	ID     lock.ID    // for Lock: what it is called unless it merges with a range that has an id
-	Spare  lock.ID    // for Lock and Unlock: what a piece is called that is cut off; 0 if none can be
-	Since  time.Time  // for Lock
+	Range  lock.Range // for Lock, Reclaim and Unlock
+	Mode   lock.Mode  // for Lock and Reclaim
+	ID     lock.ID    // for Lock, Reclaim and OpenShare: what it is called unless it is held already; for Revoke: of what
+	Spare  lock.ID    // for Lock, Reclaim and Unlock: what a piece is called that is cut off; 0 if none can be
+	Since  time.Time  // for Lock, Reclaim and OpenShare
+
+	Access, Deny lock.Access // for OpenShare
+	Reclaim      bool        // for OpenShare: of what was held before a restart
+	Epoch        uint64      // for ReleaseUnconfirmed
 }
 
 // Op is what a part does.
@@ -42,6 +46,13 @@ const (
 	ReleaseOwner  = Op(opReleaseOwner)
 	ReleaseClient = Op(opReleaseClient)
 	ReleaseFile   = Op(opReleaseFile)
+	OpenShare     = Op(opOpen)
+	CloseShare    = Op(opClose)
+	Reclaim       = Op(opReclaim)
+	// ReleaseUnconfirmed is of what was held before a server epoch and was not
+	// reclaimed in it.
+	ReleaseUnconfirmed = Op(opReleaseStale)
+	Revoke             = Op(opRevoke)
 )
 
 func (o Op) String() string {
@@ -56,6 +67,16 @@ func (o Op) String() string {
 		return "release client"
 	case ReleaseFile:
 		return "release file"
+	case OpenShare:
+		return "open share"
+	case CloseShare:
+		return "close share"
+	case Reclaim:
+		return "reclaim"
+	case ReleaseUnconfirmed:
+		return "release unconfirmed"
+	case Revoke:
+		return "revoke"
 	}
 	return fmt.Sprintf("Op(%d)", uint8(o))
 }
@@ -65,6 +86,20 @@ type FileState struct {
 	File    lock.FileKey
 	Version uint64
 	Locks   []lock.Held
+	Shares  []ShareState
+}
+
+// ShareState is a share reservation in a state: all that its owner's opens allow
+// and deny.
+type ShareState struct {
+	Owner lock.Owner
+	ID    lock.ID   // of the last open
+	Epoch uint64    // of ID
+	Since time.Time // when that was
+	// Access and Deny are of the opens in that epoch; OldAccess and OldDeny of those
+	// before it which none of them reclaimed.
+	Access, Deny       lock.Access
+	OldAccess, OldDeny lock.Access
 }
 
 // EpochOf is the server epoch in which an id was given out.
@@ -94,14 +129,21 @@ func DescribeChange(body []byte) (Change, error) {
 func (c *command) describe() Part {
 	p := Part{Op: Op(c.op), Client: c.client, Spare: c.spare}
 	switch c.op {
-	case opLock:
+	case opReleaseStale:
+		p.Epoch = c.epoch
+	case opLock, opReclaim:
 		p.Mode, p.ID, p.Since = c.mode, c.id, time.UnixMicro(c.now)
 		fallthrough
 	case opUnlock:
 		p.Range = c.rng
 		fallthrough
-	case opReleaseOwner:
+	case opRevoke:
+		p.Owner, p.ID = c.who.Owner, c.id
+	case opReleaseOwner, opClose:
 		p.Owner = c.who.Owner
+	case opOpen:
+		p.Owner, p.ID, p.Since = c.who.Owner, c.id, time.UnixMicro(c.now)
+		p.Access, p.Deny, p.Reclaim = c.access, c.deny, c.reclaim
 	}
 	return p
 }
@@ -111,7 +153,7 @@ func DescribeState(body []byte) (FileState, error) {
 	r := reader{b: body}
 	var f FileState
 	f.File, f.Version = r.state()
-	items, _ := r.items(interval.NewOwner) // the error is r's
+	items, shares := r.held(interval.NewOwner)
 	r.end()
 	if r.err != nil {
 		return FileState{}, fmt.Errorf("state record: %w", r.err)
@@ -119,6 +161,13 @@ func DescribeState(body []byte) (FileState, error) {
 	f.Locks = make([]lock.Held, len(items))
 	for i := range items {
 		f.Locks[i] = held(f.File, &items[i])
+	}
+	for i := range shares {
+		sh := &shares[i]
+		f.Shares = append(f.Shares, ShareState{
+			Owner: sh.owner.Owner, ID: sh.id, Epoch: EpochOf(sh.id), Since: time.UnixMicro(sh.since),
+			Access: sh.access, Deny: sh.deny, OldAccess: sh.oldAccess, OldDeny: sh.oldDeny,
+		})
 	}
 	return f, nil
 }

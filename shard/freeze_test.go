@@ -35,13 +35,13 @@ func TestFreezeAtEveryStep(t *testing.T) {
 	victim := own("frozen", "v", lock.POSIX)
 	calls := map[string]func(*Table){
 		"lock": func(tb *Table) {
-			tb.TryLock(lock.Request{File: "f", Owner: victim, Range: span(200, 299), Mode: lock.Exclusive})
+			tb.TryLock(lock.Request{File: "f", Owner: victim, Range: span(200, 299), Mode: lock.Exclusive}, nil)
 		},
 		"unlock": func(tb *Table) { tb.Unlock("f", victim, span(100, 109)) },
 		"wait": func(tb *Table) {
 			ctx, cancel := context.WithCancel(context.Background())
 			cancel()
-			tb.Lock(ctx, lock.Request{File: "f", Owner: victim, Range: span(50, 59), Mode: lock.Exclusive}, false)
+			tb.Lock(ctx, lock.Request{File: "f", Owner: victim, Range: span(50, 59), Mode: lock.Exclusive}, false, nil)
 		},
 		"release owner":      func(tb *Table) { tb.ReleaseOwner("f", victim) },
 		"release client":     func(tb *Table) { tb.ReleaseClient("frozen") },
@@ -61,7 +61,7 @@ func TestFreezeAtEveryStep(t *testing.T) {
 					hold(t, tb, victim, span(100, 159))
 					waiter := make(chan error, 1)
 					if _, err := tb.Enqueue(lock.Request{File: "f", Owner: own("other", "w", lock.POSIX), Range: span(150, 150), Mode: lock.Shared},
-						func(_ lock.Held, err error) { waiter <- err }); err != nil {
+						nil, func(_ lock.Held, err error) { waiter <- err }); err != nil {
 						t.Fatal(err)
 					}
 
@@ -94,7 +94,7 @@ func TestFreezeAtEveryStep(t *testing.T) {
 
 func hold(t *testing.T, tb *Table, o lock.Owner, r lock.Range) {
 	t.Helper()
-	if _, err := tb.TryLock(lock.Request{File: "f", Owner: o, Range: r, Mode: lock.Exclusive}); err != nil {
+	if _, err := tb.TryLock(lock.Request{File: "f", Owner: o, Range: r, Mode: lock.Exclusive}, nil); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -107,7 +107,7 @@ func others(t *testing.T, tb *Table) {
 		r := span(1000+i, 1000+i)
 		hold(t, tb, a, r)
 		got := make(chan error, 1)
-		if _, err := tb.Enqueue(lock.Request{File: "f", Owner: b, Range: r, Mode: lock.Shared}, func(_ lock.Held, err error) { got <- err }); err != nil {
+		if _, err := tb.Enqueue(lock.Request{File: "f", Owner: b, Range: r, Mode: lock.Shared}, nil, func(_ lock.Held, err error) { got <- err }); err != nil {
 			t.Fatal(err)
 		}
 		if _, hit := tb.Test(lock.Request{File: "f", Owner: b, Range: r, Mode: lock.Shared}); !hit {
@@ -119,7 +119,7 @@ func others(t *testing.T, tb *Table) {
 		if err := <-got; err != nil {
 			t.Fatal(err)
 		}
-		id, err := tb.Enqueue(lock.Request{File: "f", Owner: a, Range: r, Mode: lock.Exclusive}, func(lock.Held, error) {})
+		id, err := tb.Enqueue(lock.Request{File: "f", Owner: a, Range: r, Mode: lock.Exclusive}, nil, func(lock.Held, error) {})
 		if err != nil {
 			t.Fatal(err)
 		}

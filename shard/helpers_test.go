@@ -99,6 +99,9 @@ func dump(t *Table) string {
 	for h := range t.Locks(lock.Filter{}) {
 		out = append(out, fmt.Sprintf("%q %v %v %v #%d since %d", h.File, h.Owner, h.Range, h.Mode, h.ID, h.Since.UnixMicro()))
 	}
+	for s := range t.Shares(lock.Filter{}) {
+		out = append(out, fmt.Sprintf("%q %v has it open for %v and denies %v", s.File, s.Owner, s.Access, s.Deny))
+	}
 	slices.Sort(out)
 	for w := range t.Waiters(lock.Filter{}) {
 		out = append(out, fmt.Sprintf("%q %v waits for %v %v #%d", w.Request.File, w.Request.Owner, w.Request.Range, w.Request.Mode, w.ID))
@@ -146,6 +149,15 @@ func check(t failer, s *state) {
 			}
 		}
 	}
+	for i, sh := range s.shares() {
+		for _, other := range s.shares()[:i] {
+			a, d := sh.all()
+			b, e := other.all()
+			if sh.owner.Is(other.owner) || a&e != 0 || b&d != 0 {
+				t.Fatalf("share modes: %+v and %+v", sh, other)
+			}
+		}
+	}
 	for i, w := range s.queue {
 		if s.conflict(w.owner, w.rng, w.mode) == nil && !s.anyBehind(w, s.queue[:i]) {
 			t.Fatalf("invariant 3: %v could have %v %v", w.owner, w.mode, w.rng)
@@ -159,20 +171,21 @@ func check(t failer, s *state) {
 // checkAll checks every file of a table and its counters.
 func checkAll(t failer, tb *Table) {
 	t.Helper()
-	locks, files, waiters := 0, 0, 0
+	locks, files, waiters, shares := 0, 0, 0, 0
 	for i := range tb.shards {
 		tb.shards[i].cells.Range(func(_ fileRef, c *cell) bool {
 			s := c.state.Load()
 			check(t, s)
 			locks += s.locks()
 			waiters += len(s.queue)
+			shares += len(s.shares())
 			if !s.empty() {
 				files++
 			}
 			return true
 		})
 	}
-	if st := tb.Stats(); st.Locks != locks || st.Files != files || st.Waiters != waiters {
+	if st := tb.Stats(); st.Locks != locks || st.Files != files || st.Waiters != waiters || st.Shares != shares {
 		t.Fatalf("counted %d locks, %d files, %d waiters; Stats say %+v", locks, files, waiters, st)
 	}
 }

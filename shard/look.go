@@ -20,22 +20,40 @@ func (t *Table) Test(r lock.Request) (lock.Held, bool) {
 	if hit == nil {
 		return lock.Held{}, false
 	}
-	return held(r.File, hit), true
+	return t.held(r.File, hit), true
 }
 
 // CheckIO is the lock that denies o to read or write r. It waits for nobody
 // and allocates nothing.
 func (t *Table) CheckIO(f lock.FileKey, o lock.Owner, r lock.Range, write bool) (lock.Held, bool) {
 	s := t.look(refOf(f))
-	if s == empty || s.smb == nil && o.Semantics != lock.SMB {
+	if s == empty || s.opens == nil && s.smb == nil && o.Semantics != lock.SMB {
 		return lock.Held{}, false
 	}
 	io := interval.Probe(o)
-	hit := s.denies(&io, r, write)
-	if hit == nil {
-		return lock.Held{}, false
+	if hit := s.denies(&io, r, write); hit != nil {
+		return t.held(f, hit), true
 	}
-	return held(f, hit), true
+	if hit := s.shareDenies(&io, write); hit != nil && !r.IsEmpty() {
+		return t.shareHeld(f, hit), true
+	}
+	return lock.Held{}, false
+}
+
+// Shares yields the share reservations, of each file in the order in which they
+// were made, the files in no order.
+func (t *Table) Shares(q lock.Filter) iter.Seq[lock.Share] {
+	return func(yield func(lock.Share) bool) {
+		t.files(q, func(f lock.FileKey, s *state) bool {
+			list := s.shares()
+			for i := range list {
+				if q.Match(f, list[i].owner.Owner) && !yield(list[i].public(f)) {
+					return false
+				}
+			}
+			return true
+		})
+	}
 }
 
 // HasOwner reports whether o holds anything on f.
@@ -44,9 +62,8 @@ func (t *Table) HasOwner(f lock.FileKey, o lock.Owner) bool {
 	if s == empty {
 		return false
 	}
-	ow, found := interval.Probe(o), false
-	s.of(&ow).Of(&ow, func(*interval.Item) bool { found = true; return false })
-	return found
+	ow := interval.Probe(o)
+	return s.owns(&ow)
 }
 
 // Locks yields what is held: of each file a consistent picture, the files in
@@ -57,7 +74,7 @@ func (t *Table) Locks(q lock.Filter) iter.Seq[lock.Held] {
 			more := true
 			s.each(func(it *interval.Item) bool {
 				if q.Match(f, it.Owner().Owner) {
-					more = yield(held(f, it))
+					more = yield(t.held(f, it))
 				}
 				return more
 			})
@@ -69,7 +86,7 @@ func (t *Table) Locks(q lock.Filter) iter.Seq[lock.Held] {
 // Waiters yields who stands in line, of each file in ticket order.
 func (t *Table) Waiters(q lock.Filter) iter.Seq[lock.Waiting] {
 	return func(yield func(lock.Waiting) bool) {
-		if t.waiting.Size() == 0 {
+		if t.waiters.Load() == 0 {
 			return
 		}
 		t.files(q, func(f lock.FileKey, s *state) bool {
@@ -92,27 +109,14 @@ func (s *state) waits(f lock.FileKey, i int) lock.Waiting {
 		Request: lock.Request{File: f, Owner: w.owner.Owner, Range: w.rng, Mode: w.mode},
 		Since:   time.UnixMicro(w.since),
 	}
-	type identity struct {
-		client, id string
-		semantics  lock.Semantics
-	}
-	seen := make(map[identity]bool)
+	seen := make(map[ident]bool)
 	add := func(o *interval.Owner) {
-		if who := (identity{o.Client, o.ID, o.Semantics}); !seen[who] {
+		if who := identOf(o); !seen[who] {
 			seen[who] = true
 			out.Blockers = append(out.Blockers, o.Owner)
 		}
 	}
-	holder := func(it *interval.Item) bool {
-		own := it.Owner().Is(w.owner) && !(w.owner.Semantics == lock.SMB && w.mode == lock.Exclusive)
-		if !own && it.Mode().Conflicts(w.mode) {
-			add(it.Owner())
-		}
-		return true
-	}
-	s.posix.In(w.rng, holder)
-	s.stacked().In(w.rng, holder)
-	s.behind(w, s.queue[:i], func(v *waiter) bool { add(v.owner); return true })
+	s.blockers(i, add)
 	return out
 }
 
@@ -153,17 +157,18 @@ func (t *Table) files(q lock.Filter, f func(lock.FileKey, *state) bool) {
 }
 
 // Stats counts what is in the table.
-type Stats struct{ Locks, Files, Clients, Waiters int }
+type Stats struct{ Locks, Shares, Files, Clients, Waiters int }
 
 // Stats counts what is in the table now; Clients are those that hold or wait.
 func (t *Table) Stats() Stats {
-	st := Stats{Waiters: t.waiting.Size()}
+	st := Stats{Waiters: int(t.waiters.Load())}
 	for i := range t.shards {
 		locks, files := t.shards[i].counts()
 		st.Locks += locks
 		st.Files += files
+		st.Shares += int(t.shards[i].shares.Load())
 	}
-	st.Locks, st.Files = max(0, st.Locks), max(0, st.Files)
+	st.Locks, st.Files, st.Shares = max(0, st.Locks), max(0, st.Files), max(0, st.Shares)
 	t.clients.Range(func(name string, c *client) bool {
 		here := false
 		c.links(func(l *link) bool { here = l.cell.state.Load().has(name); return !here })

@@ -1,7 +1,6 @@
 package shard
 
 import (
-	"math"
 	"slices"
 
 	"sneck/interval"
@@ -31,30 +30,27 @@ func (s *state) grab(o *interval.Owner, r lock.Range, m lock.Mode, id, spare loc
 // Merging is bookkeeping, not a request: it may enclose an SMB zero-length range
 // that lies between two ranges and kept neither of them out.
 //
+// What is left of before a restart and was not reclaimed merges with nothing,
+// or it would be confirmed.
+//
 // The range that results is a new lock with the new id. A piece that is left
 // of another mode keeps its id; if the new range cuts the middle out of one,
 // its right piece gets the id spare.
 func (s *state) replace(o *interval.Owner, r lock.Range, m lock.Mode, id, spare lock.ID, now int64) (it interval.Item, changed, weakened bool) {
 	a, b := r.First(), r.Last()
-	near, until := a, b // one byte more on each side: adjacent ranges merge
-	if near > 0 {
-		near--
-	}
-	if until < math.MaxUint64 {
-		until++
-	}
+	from, until := near(r) // adjacent ranges merge
 	var buf [8]interval.Item
 	mine := buf[:0]
 	if s.posix.Len() > 0 {
-		s.posix.OfIn(o, near, until, func(it *interval.Item) bool {
+		s.posix.OfIn(o, from, until, func(it *interval.Item) bool {
 			mine = append(mine, *it)
 			return true
 		})
 	}
-	first, last := a, b
+	first, last, cut, epoch := a, b, false, EpochOf(id)
 	for i := range mine {
 		it := &mine[i]
-		if it.Mode() != m {
+		if it.Mode() != m || unconfirmed(it, epoch) {
 			continue
 		}
 		if it.First() <= a && b <= it.Last() {
@@ -64,11 +60,13 @@ func (s *state) replace(o *interval.Owner, r lock.Range, m lock.Mode, id, spare 
 		first, last = min(first, it.First()), max(last, it.Last())
 	}
 	for i := range mine {
-		if mine[i].Mode() != m && mine[i].Range().Overlaps(r) {
-			s.posix, _ = s.posix.Cut(o, r, spare)
-			weakened = m == lock.Shared
-			break
+		if it := &mine[i]; (it.Mode() != m || unconfirmed(it, epoch)) && it.Range().Overlaps(r) {
+			cut = true
+			weakened = weakened || it.Exclusive() && m == lock.Shared
 		}
+	}
+	if cut {
+		s.posix, _ = s.posix.Cut(o, r, spare)
 	}
 	merged, err := lock.Bytes(first, last)
 	if err != nil {

@@ -19,6 +19,11 @@ import (
 //	lock    := owner, range, mode byte, id uvarint, spare uvarint, now varint
 //	unlock  := owner, range, spare uvarint
 //	release := owner | client string | nothing
+//	open    := owner, access byte, deny byte, reclaim byte, id uvarint, now varint
+//	close   := owner
+//	reclaim := as lock
+//	release unconfirmed := epoch uvarint
+//	revoke  := owner, id uvarint
 //	owner   := semantics byte, client string, id string, share string, pid uvarint
 //	range   := kind byte (0 bytes, 1 zero-length), first uvarint, last uvarint (bytes only)
 //	string  := length uvarint, bytes
@@ -41,7 +46,7 @@ func (r *record) AppendTo(b []byte) []byte {
 	switch r.c.op {
 	case opAll:
 		parts += uint64(len(r.c.all))
-	case opCancel: // only its grants are logged
+	case opCancel, opStir: // only its grants are logged
 	default:
 		parts++
 	}
@@ -51,7 +56,7 @@ func (r *record) AppendTo(b []byte) []byte {
 		for _, part := range r.c.all {
 			b = part.appendTo(b)
 		}
-	case opCancel:
+	case opCancel, opStir:
 	default:
 		b = r.c.appendTo(b)
 	}
@@ -66,7 +71,11 @@ func (r *record) AppendTo(b []byte) []byte {
 func (c *command) appendTo(b []byte) []byte {
 	b = append(b, byte(c.op))
 	switch c.op {
-	case opLock:
+	case opReleaseStale:
+		b = binary.AppendUvarint(b, c.epoch)
+	case opRevoke:
+		b = binary.AppendUvarint(appendOwner(b, &c.who.Owner), uint64(c.id))
+	case opLock, opReclaim:
 		b = appendRange(appendOwner(b, &c.owner.Owner), c.rng)
 		b = append(b, byte(c.mode))
 		b = binary.AppendUvarint(b, uint64(c.id))
@@ -75,10 +84,17 @@ func (c *command) appendTo(b []byte) []byte {
 	case opUnlock:
 		b = appendRange(appendOwner(b, &c.who.Owner), c.rng)
 		b = binary.AppendUvarint(b, uint64(c.spare))
-	case opReleaseOwner:
+	case opReleaseOwner, opClose:
 		b = appendOwner(b, &c.who.Owner)
 	case opReleaseClient:
 		b = appendString(b, c.client)
+	case opOpen:
+		b = append(appendOwner(b, &c.owner.Owner), byte(c.access), byte(c.deny), 0)
+		if c.reclaim {
+			b[len(b)-1] = 1
+		}
+		b = binary.AppendUvarint(b, uint64(c.id))
+		b = binary.AppendVarint(b, c.now)
 	}
 	return b
 }
@@ -216,9 +232,9 @@ func (t *Table) Replay(body []byte, window bool) error {
 		return nil
 	case version <= known:
 		return fmt.Errorf("lock record of %q: version %d after version %d", file, version, known)
-	case first && s.locks() > 0:
+	case first && !s.vacant():
 		return fmt.Errorf("lock record of %q, version %d: it says that nothing was held, but something is in version %d", file, version, known)
-	case !first && (s.locks() == 0 || version != known+1):
+	case !first && (s.vacant() || version != known+1):
 		return fmt.Errorf("lock record of %q: version %d after version %d, and not the first", file, version, known)
 	}
 	cl := t.cell(ref)
@@ -239,10 +255,10 @@ func (t *Table) Replay(body []byte, window bool) error {
 				t.refusal(lock.Request{File: file, Owner: c.who.Owner, Range: c.rng, Mode: c.mode}, &res))
 		}
 		s = next
-		if c.op == opLock {
+		if c.owner != nil {
 			clients = append(clients, c.owner.Client)
-			t.seen(c.spare)
 		}
+		t.seen(max(c.id, c.spare))
 	}
 	if len(r.b) > 0 {
 		return fmt.Errorf("lock record of %q, version %d: %d bytes too many", file, version, len(r.b))
@@ -284,23 +300,30 @@ func (r *reader) part(intern func(lock.Owner) *interval.Owner) (*command, error)
 	c := &command{op: op(r.byte())}
 	var o lock.Owner
 	switch c.op {
-	case opLock:
+	case opReleaseStale:
+		c.epoch = r.uvarint()
+	case opRevoke:
+		o, c.id = r.owner(), r.id()
+	case opLock, opReclaim:
 		o, c.rng, c.mode = r.owner(), r.rng(), r.mode()
 		c.id, c.spare, c.now = r.id(), r.id(), r.time()
 	case opUnlock:
 		o, c.rng, c.spare = r.owner(), r.rng(), lock.ID(r.uvarint())
-	case opReleaseOwner:
+	case opReleaseOwner, opClose:
 		o = r.owner()
 	case opReleaseClient:
 		c.client = r.string()
 	case opReleaseFile:
+	case opOpen:
+		o, c.access, c.deny = r.owner(), r.access(), r.access()
+		c.reclaim, c.id, c.now = r.bool(), r.id(), r.time()
 	default:
 		r.fail(fmt.Errorf("unknown operation %d", c.op))
 	}
-	if r.err == nil && c.op != opReleaseClient && c.op != opReleaseFile {
+	if r.err == nil && c.op != opReleaseClient && c.op != opReleaseFile && c.op != opReleaseStale {
 		r.err = c.rng.ValidFor(o.Semantics)
 		c.who = interval.Probe(o)
-		if c.op == opLock {
+		if c.op == opLock || c.op == opReclaim || c.op == opOpen {
 			c.owner = intern(o)
 		}
 	}
@@ -313,6 +336,22 @@ func (r *reader) mode() lock.Mode {
 		r.fail(fmt.Errorf("mode %d", m))
 	}
 	return m
+}
+
+func (r *reader) access() lock.Access {
+	a := lock.Access(r.byte())
+	if err := a.Validate("Access"); err != nil {
+		r.fail(err)
+	}
+	return a
+}
+
+func (r *reader) bool() bool {
+	b := r.byte()
+	if b > 1 {
+		r.fail(fmt.Errorf("%d where 0 or 1 should be", b))
+	}
+	return b == 1
 }
 
 func (r *reader) id() lock.ID {

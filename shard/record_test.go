@@ -122,7 +122,7 @@ func TestReplayOfGrants(t *testing.T) {
 	var last lock.ID
 	for i := range uint64(10) {
 		id, err := tb.Enqueue(lock.Request{File: "f", Owner: own("d", fmt.Sprint(i), lock.OFD), Range: span(i*10, i*10+9), Mode: lock.Exclusive},
-			func(_ lock.Held, err error) { got <- err })
+			nil, func(_ lock.Held, err error) { got <- err })
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -18,7 +18,7 @@ func ask(f string, o lock.Owner, r lock.Range, m lock.Mode) lock.Request {
 
 func take(t *testing.T, tb *Table, r lock.Request) lock.Held {
 	t.Helper()
-	h, err := tb.TryLock(r)
+	h, err := tb.TryLock(r, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -29,7 +29,7 @@ func take(t *testing.T, tb *Table, r lock.Request) lock.Held {
 func enqueue(t *testing.T, tb *Table, r lock.Request) <-chan error {
 	t.Helper()
 	told := make(chan error, 1)
-	if _, err := tb.Enqueue(r, func(_ lock.Held, err error) { told <- err }); err != nil {
+	if _, err := tb.Enqueue(r, nil, func(_ lock.Held, err error) { told <- err }); err != nil {
 		t.Fatal(err)
 	}
 	return told
@@ -46,7 +46,7 @@ func TestConcurrentVersionsNeverRepeat(t *testing.T) {
 		wg.Go(func() {
 			o := own("c", fmt.Sprint(g), lock.POSIX)
 			for range 3000 {
-				if _, err := tb.TryLock(ask("f", o, span(uint64(g), uint64(g)), lock.Exclusive)); err != nil {
+				if _, err := tb.TryLock(ask("f", o, span(uint64(g), uint64(g)), lock.Exclusive), nil); err != nil {
 					t.Error(err)
 				}
 				if err := tb.Unlock("f", o, lock.WholeFile()); err != nil {
@@ -87,11 +87,11 @@ func TestRefusedCallsLeaveNoCells(t *testing.T) {
 	tb.sweeper.stop()
 	o, p := own("c", "o", lock.POSIX), own("c", "p", lock.POSIX)
 	for i := range 100 {
-		if _, err := tb.Lock(t.Context(), ask(fmt.Sprint("upgrade", i), o, span(0, 9), lock.Exclusive), true); !errors.Is(err, lock.ErrNotFound) {
+		if _, err := tb.Lock(t.Context(), ask(fmt.Sprint("upgrade", i), o, span(0, 9), lock.Exclusive), true, nil); !errors.Is(err, lock.ErrNotFound) {
 			t.Fatal(err)
 		}
 		f := fmt.Sprint("batch", i)
-		if _, err := tb.TryLockAll([]lock.Request{ask(f, o, span(0, 9), lock.Exclusive), ask(f, p, span(0, 9), lock.Exclusive)}); !errors.Is(err, lock.ErrConflict) {
+		if _, err := tb.TryLockAll([]lock.Request{ask(f, o, span(0, 9), lock.Exclusive), ask(f, p, span(0, 9), lock.Exclusive)}, nil); !errors.Is(err, lock.ErrConflict) {
 			t.Fatal(err)
 		}
 	}
@@ -206,11 +206,11 @@ func TestNobodyWaitsForWhoWaitsForHim(t *testing.T) {
 	toldV := enqueue(t, tb, ask("f", v, span(10, 29), lock.Shared))
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel() // if it has to wait, it fails
-	if _, err := tb.Lock(ctx, ask("f", o, span(20, 29), lock.Exclusive), false); err != nil {
+	if _, err := tb.Lock(ctx, ask("f", o, span(20, 29), lock.Exclusive), false, nil); err != nil {
 		t.Fatal(err)
 	}
 	// Somebody else does have to stay behind V.
-	if _, err := tb.Lock(ctx, ask("f", own("c", "W", lock.POSIX), span(15, 16), lock.Exclusive), false); !errors.Is(err, context.Canceled) {
+	if _, err := tb.Lock(ctx, ask("f", own("c", "W", lock.POSIX), span(15, 16), lock.Exclusive), false, nil); !errors.Is(err, context.Canceled) {
 		t.Fatal(err)
 	}
 	checkAll(t, tb)
@@ -239,7 +239,7 @@ func TestUpgradeEndsWithWhatItIsOf(t *testing.T) {
 	upgrade := func(o lock.Owner) <-chan error {
 		got, before := make(chan error, 1), tb.Stats().Waiters
 		go func() {
-			_, err := tb.Lock(t.Context(), ask("f", o, span(0, 9), lock.Exclusive), true)
+			_, err := tb.Lock(t.Context(), ask("f", o, span(0, 9), lock.Exclusive), true, nil)
 			got <- err
 		}()
 		for tb.Stats().Waiters == before && len(got) == 0 {
@@ -288,7 +288,7 @@ func TestConcurrentLongTransitions(t *testing.T) {
 					return
 				default:
 				}
-				if _, err := tb.TryLock(ask("f", o, r, lock.Exclusive)); err != nil {
+				if _, err := tb.TryLock(ask("f", o, r, lock.Exclusive), nil); err != nil {
 					t.Error(err)
 				}
 				if err := tb.Unlock("f", o, r); err != nil {
@@ -338,11 +338,11 @@ func TestIDsAreOfWhatIsThere(t *testing.T) {
 	o := own("c", "o", lock.POSIX)
 	take(t, tb, ask("f", o, span(0, 9), lock.Shared))
 	got := make(chan lock.Held, 1)
-	id, err := tb.Enqueue(ask("f", o, span(2, 3), lock.Shared), func(h lock.Held, _ error) { got <- h })
+	id, err := tb.Enqueue(ask("f", o, span(2, 3), lock.Shared), nil, func(h lock.Held, _ error) { got <- h })
 	if h := <-got; err != nil || h.ID != id {
 		t.Errorf("Enqueue says %d, %v; the lock is %d", id, err, h.ID)
 	}
-	hs, err := tb.TryLockAll([]lock.Request{ask("f", o, span(20, 29), lock.Shared), ask("f", o, span(20, 29), lock.Exclusive), ask("f", o, span(30, 39), lock.Exclusive)})
+	hs, err := tb.TryLockAll([]lock.Request{ask("f", o, span(20, 29), lock.Shared), ask("f", o, span(20, 29), lock.Exclusive), ask("f", o, span(30, 39), lock.Exclusive)}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

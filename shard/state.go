@@ -2,6 +2,7 @@ package shard
 
 import (
 	"slices"
+	"sync/atomic"
 
 	"sneck/interval"
 	"sneck/lock"
@@ -13,6 +14,8 @@ type state struct {
 	posix interval.Set  // ranges of POSIX and OFD owners: one owner's never overlap
 	smb   *interval.Set // ranges of SMB owners: they stack; nil when there are none
 	queue []*waiter     // who stands in line, by ticket: the first came first
+	opens *opens        // share reservations; nil when there are none
+	stale int32         // ranges and shares from before the restart that were not reclaimed
 	odd   bool          // since the line was last empty, an owner stood in it twice, or for a zero-length range
 
 	// What the shell keeps beside it; a transition neither reads nor writes it.
@@ -29,7 +32,10 @@ func (s *state) locks() int {
 	return n
 }
 
-func (s *state) empty() bool { return len(s.queue) == 0 && s.smb == nil && s.posix.Len() == 0 }
+// vacant reports whether nothing is held: no range, and no share reservation.
+func (s *state) vacant() bool { return s.smb == nil && s.opens == nil && s.posix.Len() == 0 }
+
+func (s *state) empty() bool { return len(s.queue) == 0 && s.vacant() }
 
 // of is the set that o's ranges are in.
 func (s *state) of(o *interval.Owner) *interval.Set {
@@ -74,8 +80,11 @@ type waiter struct {
 	mode      lock.Mode
 	upgrade   bool
 	since     int64
+	session   Session
+	ticket    uint64 // grows with each that comes, to whatever file
 
 	ref    fileRef                // the file
+	cell   atomic.Pointer[cell]   // its cell, once it may stand there; the cell stays as long as it does
 	decide chan outcome           // Lock: receives once
 	done   func(lock.Held, error) // Enqueue: called once
 }
@@ -103,8 +112,7 @@ func (s *state) behind(w *waiter, earlier []*waiter, f func(*waiter) bool) {
 	if i < 0 {
 		return
 	}
-	holds := false
-	s.of(w.owner).Of(w.owner, func(*interval.Item) bool { holds = true; return false })
+	holds := s.owns(w.owner)
 	var onOwner []bool // earlier[k] waits for w's owner
 	for k, v := range earlier {
 		if holds {
@@ -120,6 +128,12 @@ func (s *state) behind(w *waiter, earlier []*waiter, f func(*waiter) bool) {
 			return
 		}
 	}
+}
+
+// owns reports whether o holds anything.
+func (s *state) owns(o *interval.Owner) (any bool) {
+	s.of(o).Of(o, func(*interval.Item) bool { any = true; return false })
+	return any
 }
 
 // waitsAt reports whether o stands in line.
@@ -158,5 +172,5 @@ func (s *state) has(client string) bool {
 	if !found {
 		s.stacked().OfClient(client, yes)
 	}
-	return found
+	return found || slices.ContainsFunc(s.shares(), func(sh share) bool { return sh.owner.Client == client })
 }

@@ -22,9 +22,15 @@ type Table struct {
 	failed  atomic.Pointer[error] // why nothing may change any more
 	clients *xsync.MapOf[string, *client]
 	waiting *xsync.MapOf[lock.ID, *waiter]
+	waiters atomic.Int64 // in waiting
+	tickets atomic.Uint64
 	owners  [1024]atomic.Pointer[interval.Owner]
 	start   time.Time // what now counts from; its monotonic reading cannot be stepped
 	sweeper sweeper
+	grace   grace
+	limits  limits
+	blocked func(client string) // see OnBlocked
+	wanting wanting
 	step    func(Step) // for the test that stops a goroutine at every step
 }
 
@@ -41,6 +47,7 @@ func New(n int) *Table {
 		clients: xsync.NewMapOf[string, *client](),
 		waiting: xsync.NewMapOf[lock.ID, *waiter](),
 		start:   time.Now(),
+		wanting: newWanting(),
 	}
 	for i := range t.shards {
 		t.shards[i].cells = newCells()
@@ -51,12 +58,26 @@ func New(n int) *Table {
 
 // Begin opens the table for use. epoch, 1 or more, is the server epoch, which
 // goes into every id; without a journal the table is in memory only.
-func (t *Table) Begin(epoch uint64, j Journal) {
-	t.epoch, t.journal = epoch, j
+//
+// What was replayed is unconfirmed from now on; Begin returns how many ranges and
+// share reservations that is.
+func (t *Table) Begin(epoch uint64, j Journal) (unconfirmed int) {
+	t.epoch, t.journal, t.grace.epoch = epoch, j, epoch
+	for i := range t.shards {
+		t.shards[i].cells.Range(func(_ fileRef, c *cell) bool {
+			if s := c.state.Load(); !s.vacant() {
+				unconfirmed += s.begin(epoch) // nobody reads it yet
+			}
+			return true
+		})
+	}
+	t.grace.unconfirmed.Store(int64(unconfirmed))
+	t.replayed()
 	t.sweeper.stopped.Store(false)
 	if t.pending() {
 		t.sweeper.arm(t)
 	}
+	return unconfirmed
 }
 
 // now is the time in microseconds since 1970. It never goes backwards.
@@ -170,6 +191,8 @@ func (c *cell) yield() {
 func (t *Table) try(cl *cell, s *state, c *command, res *result) (Ticket, bool) {
 	sh := t.shard(cl.ref)
 	t.prepare(sh, s, c)
+	t.inGrace(c)
+	t.limit(c)
 	var scratch state
 	transition(&scratch, s, c, res)
 	if !res.changed {
@@ -189,13 +212,25 @@ func (t *Table) try(cl *cell, s *state, c *command, res *result) (Ticket, bool) 
 		*next = scratch
 		if t.journal != nil && res.logged {
 			next.version++
-			next.ticket = t.journal.Record(s.ticket, &record{file: cl.ref.key, version: next.version, first: s.locks() == 0, c: *c, granted: res.granted})
+			next.ticket = t.journal.Record(s.ticket, &record{file: cl.ref.key, version: next.version, first: s.vacant(), c: *c, granted: res.granted})
 		}
 	}
+	if res.waits {
+		c.wait.cell.Store(cl)
+	}
 	t.at(StepComputed)
+	if lacks := t.reserve(sh, cl, c, res); lacks != "" {
+		*res = result{refusal: noRoom, lacks: lacks}
+		if s.empty() {
+			t.emptied(sh, cl)
+		}
+		return nil, true
+	}
 	if !cl.state.CompareAndSwap(s, next) {
+		t.cancelReserve(sh, cl, c, res)
 		return nil, false
 	}
+	t.free(sh, cl, c, res)
 	t.at(StepPublished)
 	if res.logged {
 		if t.journal != nil {
@@ -204,6 +239,7 @@ func (t *Table) try(cl *cell, s *state, c *command, res *result) (Ticket, bool) 
 	}
 	t.at(StepSubmitted)
 	sh.count(s, next)
+	t.confirmed(s, next)
 	if next.empty() {
 		t.emptied(sh, cl)
 	}
@@ -212,23 +248,53 @@ func (t *Table) try(cl *cell, s *state, c *command, res *result) (Ticket, bool) 
 	for _, g := range res.granted {
 		t.decide(g.w, outcome{item: g.item, ticket: next.ticket})
 	}
+	for _, w := range res.full {
+		r := lock.Request{File: w.ref.key, Owner: w.owner.Owner, Range: w.rng, Mode: w.mode}
+		t.decide(w, outcome{err: t.limited(&r, limitFile)})
+	}
 	if c.op != opCancel {
 		for _, w := range res.gone {
 			err := released(w)
-			if c.op == opUnlock {
+			if c.op == opUnlock || c.op == opRevoke {
 				err = &lock.NotFoundError{File: w.ref.key, Owner: w.owner.Owner, Range: w.rng}
 			}
 			t.decide(w, outcome{err: err})
 		}
 	}
 	t.at(StepDelivered)
+	t.search(c, res)
+	if len(next.queue) > 1 && !res.waits {
+		t.shifted(s, next)
+	}
+	if c.strict && len(next.queue) > 0 && !t.grace.strict.Load() {
+		t.stir(cl.ref) // the grace period has ended meanwhile
+	}
 	return next.ticket, true
+}
+
+// search looks for the deadlocks that what was granted has closed.
+func (t *Table) search(c *command, res *result) {
+	if t.waiters.Load() == 0 {
+		return
+	}
+	for _, g := range res.granted {
+		t.granted(g.w.owner)
+	}
+	switch {
+	case !res.logged || res.waits:
+	case c.op == opLock, c.op == opReclaim:
+		t.granted(c.owner)
+	case c.op == opAll:
+		for _, part := range c.all {
+			t.granted(part.owner)
+		}
+	}
 }
 
 // indexAll puts the clients that c may have brought to the file into the index.
 func (t *Table) indexAll(cl *cell, c *command) {
 	switch c.op {
-	case opLock:
+	case opLock, opReclaim, opOpen:
 		t.index(cl, c.owner.Client)
 	case opAll:
 		for _, part := range c.all {
@@ -237,7 +303,9 @@ func (t *Table) indexAll(cl *cell, c *command) {
 	}
 }
 
-// refused is why nothing may change any more, or nil.
+// Refused is why nothing may change any more, or nil.
+func (t *Table) Refused() error { return t.refused() }
+
 func (t *Table) refused() error {
 	if err := t.failed.Load(); err != nil {
 		return *err

@@ -142,7 +142,7 @@ func TestGrantThatWeakensLetsInEarlierOnes(t *testing.T) {
 	a, b, c := own("x", "a", lock.POSIX), own("x", "b", lock.POSIX), own("x", "c", lock.POSIX)
 	must := func(o lock.Owner, r lock.Range) {
 		t.Helper()
-		if _, err := tb.TryLock(lock.Request{File: "f", Owner: o, Range: r, Mode: lock.Exclusive}); err != nil {
+		if _, err := tb.TryLock(lock.Request{File: "f", Owner: o, Range: r, Mode: lock.Exclusive}, nil); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -151,7 +151,7 @@ func TestGrantThatWeakensLetsInEarlierOnes(t *testing.T) {
 	got := make(chan lock.Held, 2)
 	wait := func(o lock.Owner, r lock.Range) {
 		t.Helper()
-		if _, err := tb.Enqueue(lock.Request{File: "f", Owner: o, Range: r, Mode: lock.Shared}, func(h lock.Held, err error) {
+		if _, err := tb.Enqueue(lock.Request{File: "f", Owner: o, Range: r, Mode: lock.Shared}, nil, func(h lock.Held, err error) {
 			if err != nil {
 				t.Error(err)
 			}

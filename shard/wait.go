@@ -19,12 +19,24 @@ type outcome struct {
 // the line leads here, so it happens once (invariant 4). It does not block:
 // callbacks run on goroutines of their own, and each waits for the log itself.
 func (t *Table) decide(w *waiter, o outcome) {
-	t.waiting.Delete(w.id)
+	t.forgetWaiter(w)
 	if w.decide != nil {
 		w.decide <- o // has room
 		return
 	}
 	go func() { w.done(t.settle(w.ref.key, o)) }()
+}
+
+// noteWaiter makes w known to those who look for it by id or by owner.
+func (t *Table) noteWaiter(w *waiter) {
+	t.waiting.Store(w.id, w)
+	t.wanting.add(w)
+}
+
+func (t *Table) forgetWaiter(w *waiter) {
+	t.wanting.remove(w)
+	t.waiting.Delete(w.id)
+	t.waiters.Add(-1)
 }
 
 // settle waits for the log.
@@ -35,7 +47,7 @@ func (t *Table) settle(f lock.FileKey, o outcome) (lock.Held, error) {
 	if err := t.await(o.ticket); err != nil {
 		return lock.Held{}, err
 	}
-	return held(f, &o.item), nil
+	return t.held(f, &o.item), nil
 }
 
 // leave takes w out of the line, if it still stands there, and decides it with
@@ -52,7 +64,7 @@ func (t *Table) leave(w *waiter, err error) bool {
 
 // polite grants r at once, unless somebody is in the way or in line before it:
 // then it reports that r has to wait.
-func (t *Table) polite(r lock.Request, upgrade bool) (waits bool, o outcome) {
+func (t *Table) polite(r lock.Request, upgrade bool, s Session) (waits bool, o outcome) {
 	ref := refOf(r.File)
 	id := t.newIDs(t.shard(ref))
 	c := command{op: opLock, owner: t.owner(r.Owner), rng: r.Range, mode: r.Mode, id: id, spare: id + 1, now: t.now(), upgrade: upgrade, polite: true}
@@ -62,7 +74,7 @@ func (t *Table) polite(r lock.Request, upgrade bool) (waits bool, o outcome) {
 		if res.refusal == conflicts || res.refusal == queues {
 			return true, outcome{}
 		}
-		err = t.refusal(r, &res)
+		err = t.settled(s, ref, c.owner, []lock.ID{id}, t.refusal(r, &res))
 	}
 	return false, outcome{item: res.item, ticket: ticket, err: err}
 }
@@ -72,32 +84,44 @@ func (t *Table) polite(r lock.Request, upgrade bool) (waits bool, o outcome) {
 func (t *Table) stand(r lock.Request, upgrade bool, w *waiter) (waits bool, o outcome) {
 	w.ref = refOf(r.File)
 	w.id = t.newIDs(t.shard(w.ref))
+	w.ticket = t.tickets.Add(1) // not the id: ids are not given out in the order of time
 	w.spare, w.owner, w.rng, w.mode, w.upgrade, w.since = w.id+1, t.owner(r.Owner), r.Range, r.Mode, upgrade, t.now()
 	c := command{op: opLock, owner: w.owner, rng: w.rng, mode: w.mode, id: w.id, spare: w.spare, now: w.since, upgrade: upgrade, wait: w}
-	t.waiting.Store(w.id, w) // before it can be decided, so that what is decided is also removed
+	if most := t.limits.WaitersTotal; t.waiters.Add(1) > int64(most) && most > 0 {
+		t.waiters.Add(-1)
+		return false, outcome{err: t.limited(&r, limitWaiters)}
+	}
+	t.noteWaiter(w) // before it can be decided, so that what is decided is also removed
 	var res result
 	ticket, err := t.apply(w.ref, true, &c, &res)
 	if err == nil && res.waits {
 		if failed := t.refused(); failed != nil {
 			t.leave(w, failed) // Fail may have gone through the line before w came
 		}
+		if w.session != nil && w.session.Over() && t.leave(w, over(w.owner.Client)) {
+			return true, outcome{} // the release may have been there before w was
+		}
+		t.deadlocks(w)
+		if t.blocked != nil {
+			t.tellBlocked(w)
+		}
 		return true, outcome{}
 	}
-	t.waiting.Delete(w.id)
+	t.forgetWaiter(w)
 	if err == nil {
-		err = t.refusal(r, &res)
+		err = t.settled(w.session, w.ref, w.owner, []lock.ID{w.id}, t.refusal(r, &res))
 	}
 	return false, outcome{item: res.item, ticket: ticket, err: err}
 }
 
 // Lock waits in line for r. It fails with ctx's error, wrapped, if ctx ends
 // while it stands there; then it leaves nothing behind.
-func (t *Table) Lock(ctx context.Context, r lock.Request, upgrade bool) (lock.Held, error) {
-	waits, o := t.polite(r, upgrade)
+func (t *Table) Lock(ctx context.Context, r lock.Request, upgrade bool, s Session) (lock.Held, error) {
+	waits, o := t.polite(r, upgrade, s)
 	if !waits {
 		return t.settle(r.File, o)
 	}
-	w := &waiter{decide: make(chan outcome, 1)}
+	w := &waiter{decide: make(chan outcome, 1), session: s}
 	if waits, o = t.stand(r, upgrade, w); waits {
 		select {
 		case o = <-w.decide:
@@ -113,10 +137,10 @@ func (t *Table) Lock(ctx context.Context, r lock.Request, upgrade bool) (lock.He
 
 // Enqueue is Lock without a goroutine that waits: done is called exactly once,
 // on another goroutine, unless Enqueue itself fails.
-func (t *Table) Enqueue(r lock.Request, done func(lock.Held, error)) (lock.ID, error) {
-	waits, o := t.polite(r, false)
+func (t *Table) Enqueue(r lock.Request, s Session, done func(lock.Held, error)) (lock.ID, error) {
+	waits, o := t.polite(r, false, s)
 	if waits {
-		w := &waiter{done: done}
+		w := &waiter{done: done, session: s}
 		if waits, o = t.stand(r, false, w); waits {
 			return w.id, nil
 		}
@@ -126,6 +150,36 @@ func (t *Table) Enqueue(r lock.Request, done func(lock.Held, error)) (lock.ID, e
 	}
 	go func() { done(t.settle(r.File, o)) }()
 	return o.item.ID(), nil
+}
+
+// tellBlocked tells whose locks w waits for.
+func (t *Table) tellBlocked(w *waiter) {
+	s := t.look(w.ref)
+	clients := make(map[string]bool)
+	if i := s.place(w); i >= 0 {
+		s.holders(w, func(o *interval.Owner) { clients[o.Client] = true })
+	}
+	for name := range clients {
+		t.blocked(name)
+	}
+}
+
+// OnBlocked has f called with each client whose locks somebody begins to wait for.
+// It must be called before the table is used.
+func (t *Table) OnBlocked(f func(client string)) { t.blocked = f }
+
+// Blocks reports whether anybody waits for what the client holds.
+func (t *Table) Blocks(client string) (found bool) {
+	if t.waiters.Load() == 0 {
+		return false
+	}
+	t.files(lock.Filter{Client: client}, func(_ lock.FileKey, s *state) bool {
+		for _, w := range s.queue {
+			s.holders(w, func(o *interval.Owner) { found = found || o.Client == client })
+		}
+		return !found
+	})
+	return found
 }
 
 // Cancel takes a waiter out of the line; it is decided with ErrCanceled. False:

@@ -46,10 +46,11 @@ const (
 	KindWalked                 // everything that the generation's checkpoint holds has been read; in logs only
 	KindCut                    // a repair cut something out of the checkpoint or log before it; in checkpoints only
 	kindEnd                    // the checkpoint ends; this package's own
-	kindLast   = kindEnd
+	KindClient                 // a change of a client
+	kindLast   = KindClient
 )
 
-var kindNames = [...]string{"", "epoch", "file", "state", "begin", "walked", "cut", "end"}
+var kindNames = [...]string{"", "epoch", "file", "state", "begin", "walked", "cut", "end", "client"}
 
 func (k Kind) String() string {
 	if int(k) < len(kindNames) && k > 0 {
@@ -63,7 +64,7 @@ func (k Kind) known() bool { return k >= KindEpoch && k <= kindLast }
 // fits reports whether a record of this kind may be where it is.
 func (k Kind) fits(checkpoint bool) bool {
 	switch k {
-	case KindEpoch:
+	case KindEpoch, KindClient:
 		return true
 	case KindFile, KindWalked:
 		return !checkpoint

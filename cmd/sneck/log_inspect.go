@@ -30,9 +30,10 @@ Examples:
 A line has the file and offset of the frame, the number of the frame in its
 generation, the kind of record, and what it says: epoch (the server was started),
 file (one change of one file: its key, version and parts; "first" if nothing was
-held before), walked (the checkpoint has been read up to here), and in a
-checkpoint begin, epoch, state (what is held on one file) and cut (a repair has
-left something out).
+held before), client (one change of one client: began, updated or ended), walked
+(the checkpoint has been read up to here), and in a checkpoint begin, epoch,
+client (with a mark: up to that number they are all there), state (what is held on
+one file) and cut (a repair has left something out).
 
 Exit code: 0 done; 1 the log could not be read to its end, because it is damaged
 or is not there: what was printed is what comes before; 2 wrong usage.`

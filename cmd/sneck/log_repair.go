@@ -60,10 +60,12 @@ func writeRepair(w io.Writer, dir string, r sneck.RepairReport) error {
 	for _, step := range r.Steps {
 		fmt.Fprintf(&out, "%s: %s%s\n", plain(step.File), toBe, stepSays(step))
 	}
-	fmt.Fprintf(&out, "of what goes can be read: %s and %s of a checkpoint, of %s\n",
-		count(r.Lost.Changes, "change"), count(r.Lost.States, "state"), count(r.Lost.Files, "file"))
+	fmt.Fprintf(&out, "of what goes can be read: %s and %s of a checkpoint, of %s; %s of clients\n",
+		count(r.Lost.Changes, "change"), count(r.Lost.States, "state"), count(r.Lost.Files, "file"), count(r.Lost.Clients, "change"))
 	locks, files := r.Held.Held()
-	fmt.Fprintf(&out, "%s on %s %s, epoch %d\n", count(locks, "lock"), count(files, "file"), then, r.Held.Epoch)
+	shares, clients := r.Held.Known()
+	fmt.Fprintf(&out, "%s on %s %s, epoch %d; besides %s, %s\n", count(locks, "lock"), count(files, "file"), then, r.Held.Epoch,
+		count(shares, "share reservation"), count(clients, "client"))
 	if !done {
 		fmt.Fprintf(&out, "nothing was changed: \"sneck log repair --write %s\" does it, and keeps a copy\n", plain(dir))
 	}

@@ -252,6 +252,109 @@ func TestLogInspect(t *testing.T) {
 	}
 }
 
+// clientsLog is a copy of the golden log of clients, share reservations and what
+// happens in grace.
+func clientsLog(t *testing.T) string {
+	t.Helper()
+	dir := filepath.Join(t.TempDir(), "log")
+	if err := os.CopyFS(dir, os.DirFS(filepath.Join("..", "..", "testdata", "log-v1", "clients"))); err != nil {
+		t.Fatal(err)
+	}
+	return dir
+}
+
+// Everything that a log can say of clients, share reservations and what is
+// reclaimed, revoked or not reclaimed is printed: testdata has what "sneck log
+// inspect" and "--json" make of the golden log, field by field.
+func TestLogInspectClients(t *testing.T) {
+	dir := clientsLog(t)
+	before := filesIn(t, dir)
+	for name, args := range map[string][]string{
+		"inspect-clients.txt":  {"log", "inspect", dir},
+		"inspect-clients.json": {"log", "inspect", dir, "--json"},
+	} {
+		want, err := os.ReadFile(filepath.Join("testdata", name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		out, errs := wantRun(t, 0, args)
+		got, lines := strings.Split(out, "\n"), strings.Split(string(want), "\n")
+		for i := range max(len(got), len(lines)) {
+			if i >= len(got) || i >= len(lines) || got[i] != lines[i] {
+				t.Fatalf("%s, line %d of %d: it says\n%s\nwant %d lines\n%s", name, i+1, len(got), strings.Join(got[min(i, len(got)):], "\n"), len(lines), strings.Join(lines[min(i, len(lines)):], "\n"))
+			}
+		}
+		if errs != "" || strings.ContainsAny(out, "\x1b\x00\xff") || !utf8.ValidString(out) {
+			t.Errorf("%s: it prints %q and %q", name, out, errs)
+		}
+	}
+	if !reflect.DeepEqual(filesIn(t, dir), before) {
+		t.Error("the log has changed")
+	}
+}
+
+// What of it is lost and what is left is said by verify and repair.
+func TestLogRepairClients(t *testing.T) {
+	dir := clientsLog(t)
+	wantRun(t, 0, []string{"log", "verify", dir}, "1:held        7 locks on 1 file, epoch 3\nbesides     2 share reservations, 4 clients\nno damage\n")
+	path := segmentIn(t, dir, 0)
+	change(t, path, flipAt(1131+40)) // the first record of "gone"
+	wantRun(t, 1, []string{"log", "verify", dir}, "2:"+path+" at offset 1131")
+	wantRun(t, 0, []string{"log", "repair", dir},
+		"1:of what goes can be read: 4 changes and 0 states of a checkpoint, of 1 file; 3 changes of clients\n",
+		"1:7 locks on 1 file would be held then, epoch 3; besides 2 share reservations, 3 clients\n")
+	wantRun(t, 0, []string{"log", "repair", dir, "--write"}, "1:7 locks on 1 file are held now, epoch 3; besides 2 share reservations, 3 clients\n")
+	wantRun(t, 0, []string{"log", "verify", dir}, "1:held        7 locks on 1 file, epoch 3\nbesides     2 share reservations, 3 clients\nno damage\n")
+	if out, _ := wantRun(t, 0, []string{"log", "inspect", dir}, "1:ttl 1h0m0s generation 1 number 4\n"); strings.Contains(out, "gone") || strings.Contains(out, " last ") {
+		t.Errorf("it is still there:\n%s", out)
+	}
+}
+
+// Compact is not in the way of a grace period, nor that of it: nothing is released
+// or confirmed, and whoever opens the log next has all of it to be reclaimed.
+func TestLogCompactKeepsGrace(t *testing.T) {
+	dir := clientsLog(t)
+	inspect := func() (locks string, shares, clients []string) {
+		locks, _ = wantRun(t, 0, []string{"log", "inspect", dir, "--locks", "--json"})
+		s, err := sneck.Inspect(dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for sh := range s.Shares(lock.Filter{}) {
+			shares = append(shares, fmt.Sprintf("%+v", sh))
+		}
+		for c := range s.Clients() {
+			clients = append(clients, fmt.Sprintf("%+v", c))
+		}
+		return locks, shares, clients
+	}
+	locks, shares, clients := inspect()
+	if strings.Count(locks, "\n") != 7 || len(shares) != 2 || len(clients) != 4 {
+		t.Fatalf("%s %q %q", locks, shares, clients)
+	}
+	for i := range 3 { // from the second on it compacts what it has made
+		wantRun(t, 0, []string{"log", "compact", dir}, "1: bytes before, ", fmt.Sprintf("1:; epoch %d, 7 locks on 1 file\n", 4+2*i))
+		if l, s, c := inspect(); l != locks || !reflect.DeepEqual(s, shares) || !reflect.DeepEqual(c, clients) {
+			t.Errorf("then there are\n%s%q\n%q\nwant\n%s%q\n%q", l, s, c, locks, shares, clients)
+		}
+		m, err := sneck.Open(sneck.Options{Dir: dir})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if g := m.Grace(); !g.Active || g.Unconfirmed != 9 || g.Remaining <= 0 {
+			t.Errorf("%+v", g)
+		}
+		for h := range m.Locks(lock.Filter{}) {
+			if !h.Unconfirmed {
+				t.Errorf("%+v", h)
+			}
+		}
+		if err := m.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
 // A torn tail is said, and is no damage.
 func TestLogTornTail(t *testing.T) {
 	dir := someLog(t, 1)

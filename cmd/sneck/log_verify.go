@@ -76,7 +76,9 @@ func writeReport(w io.Writer, r sneck.LogReport) error {
 	}
 	if r.Held != nil {
 		locks, files := r.Held.Held()
+		shares, clients := r.Held.Known()
 		out += fmt.Sprintf("held        %s on %s, epoch %d\n", count(locks, "lock"), count(files, "file"), r.Held.Epoch)
+		out += fmt.Sprintf("besides     %s, %s\n", count(shares, "share reservation"), count(clients, "client"))
 		out += "no damage\n"
 	} else {
 		out += "held        cannot be told: the log is damaged\n"

@@ -135,13 +135,20 @@ func (c *mountCmd) prepareFolders(s streams) error {
 }
 
 // releasePredecessors releases the locks of all earlier mounts on this log:
-// their descriptors are dead, so nobody can let go of them.
+// their descriptors are dead, so nobody can let go of them, or reclaim them. When
+// nobody else has used the log that is the end of the grace period too.
 func releasePredecessors(m *sneck.Manager, s streams) error {
 	clients := make(map[string]bool)
-	for held := range m.Locks(lock.Filter{}) {
-		if strings.HasPrefix(held.Owner.Client, fusefs.ClientPrefix) {
-			clients[held.Owner.Client] = true
+	add := func(client string) {
+		if strings.HasPrefix(client, fusefs.ClientPrefix) {
+			clients[client] = true
 		}
+	}
+	for held := range m.Locks(lock.Filter{}) {
+		add(held.Owner.Client)
+	}
+	for share := range m.Shares(lock.Filter{}) {
+		add(share.Owner.Client)
 	}
 	released := 0
 	for client := range clients {

@@ -1,6 +1,8 @@
 package main
 
 import (
+	"bytes"
+	"context"
 	"encoding/json"
 	"fmt"
 	"os"
@@ -13,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"sneck"
+	"sneck/fusefs"
 	"sneck/internal/lockprobe"
 	"sneck/lock"
 )
@@ -222,6 +225,9 @@ func TestKill9(t *testing.T) {
 			t.Errorf("the next mount says %q, not %q", before, line)
 		}
 	}
+	// Nothing is left to be reclaimed, and so nobody waits for that.
+	d.grace("grace period begins", "epoch=2 ", "unconfirmed=7 ")
+	d.grace("grace period ended", "epoch=2 ", "released=0 ")
 	e := lockprobe.Start(t, probeBin, "E")
 	fe := e.Open(p.file("f"), "rw")
 	e.OK("setlk %d w 0 0", fe)
@@ -239,6 +245,83 @@ func TestKill9(t *testing.T) {
 	e.Kill()
 	d.signal(unix.SIGTERM)
 	d.wantExit(0)
+}
+
+// grace waits until the log output has this message, with these attributes.
+func (d *daemon) grace(message string, attributes ...string) {
+	d.t.Helper()
+	var line string
+	eventually(d.t, message, func() bool {
+		for l := range strings.Lines(d.stderr.String()) {
+			if strings.Contains(l, message) && strings.HasSuffix(l, "\n") {
+				line = l
+			}
+		}
+		return line != ""
+	})
+	for _, a := range attributes {
+		if !strings.Contains(line, a) {
+			d.t.Errorf("%q does not say %q", line, a)
+		}
+	}
+}
+
+// The next mount releases what earlier ones have left, all of it: locks and share
+// reservations. Grace is over then, unless others have left something, who may
+// reclaim it.
+func TestReleasePredecessors(t *testing.T) {
+	ctx := context.Background()
+	owner := func(client string) lock.Owner { return lock.Owner{Client: client, ID: "1", Semantics: lock.POSIX} }
+	one, two, nfs := owner(fusefs.ClientName("/a", 1)), owner(fusefs.ClientName("/b", 1)), owner("nfs client")
+	for _, others := range []bool{false, true} {
+		dir := t.TempDir()
+		m, err := sneck.Open(sneck.Options{Dir: dir})
+		if err != nil {
+			t.Fatal(err)
+		}
+		held := []lock.Owner{one, two}
+		if others {
+			held = append(held, nfs)
+		}
+		for i, o := range held {
+			if _, err := m.TryLock(ctx, lock.Request{File: "f", Owner: o, Range: bytesOf(t, uint64(20*i), uint64(20*i+9)), Mode: lock.Exclusive}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		sharer := owner(fusefs.ClientName("/c", 1))
+		if err := m.OpenShare(ctx, lock.Share{File: "g", Owner: sharer, Access: lock.Read, Deny: lock.Write}); err != nil {
+			t.Fatal(err)
+		}
+		if err := m.Close(); err != nil {
+			t.Fatal(err)
+		}
+
+		if m, err = sneck.Open(sneck.Options{Dir: dir}); err != nil {
+			t.Fatal(err)
+		}
+		if g := m.Grace(); !g.Active || g.Unconfirmed != len(held)+1 {
+			t.Fatalf("%+v", g)
+		}
+		var out bytes.Buffer
+		if err := releasePredecessors(m, streams{Out: &out}); err != nil {
+			t.Fatal(err)
+		}
+		if got, want := out.String(), "sneck: epoch 2: released 2 locks of a previous mount\n"; got != want {
+			t.Errorf("it says %q, want %q", got, want)
+		}
+		left := slices.Collect(m.Locks(lock.Filter{}))
+		if n := len(slices.Collect(m.Shares(lock.Filter{}))); n != 0 || len(left) != len(held)-2 {
+			t.Errorf("%d shares and %+v are left", n, left)
+		}
+		if !others {
+			eventually(t, "the end of grace", func() bool { return !m.Grace().Active })
+		} else if g := m.Grace(); !g.Active || g.Unconfirmed != 1 || !left[0].Unconfirmed || left[0].Owner != nfs {
+			t.Errorf("%+v, with %+v", g, left)
+		}
+		if err := m.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
 }
 
 // inspect lists what the log holds, and its epoch.
